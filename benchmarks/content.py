@@ -13,6 +13,7 @@ import json
 import os
 import resource
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -26,7 +27,12 @@ from measure import Figure, in_turns, ratio
 from run import line, ran_on
 
 from sccache_dtool import Cache
+from sccache_dtool.fetch.context import Job
+from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.markers import index
+from sccache_dtool.markers.archive import Details
+
+sys.path.append(str(Path(__file__).parent.parent / "tests"))  # the server is that of the tests
 
 
 def _timed(run: Callable[[], object]) -> float:
@@ -143,6 +149,64 @@ def of_open(cache: Cache, directory: Path, rounds: int) -> Iterator[Figure]:
     yield ratio("open", "open of a cached object to use and open of its path", "open", "use", times)
 
 
+def of_server(cache: Cache, directory: Path, size: int, rounds: int) -> Iterator[Figure]:
+    """Upload to and download from the smallest server, and the same bytes through a socket from `cat` to `cat`.
+
+    The server runs in this process, so that the two take turns with Python's lock: each side is faster on its own.
+    """
+    import archiveserver
+
+    path, id = directory / "sent", ""
+    root = directory / "client"
+    Cache(root).init()
+    with archiveserver.serve(cache.archive) as server:
+        Path(root, ".sc-dtool", "config.toml").write_text(f'[archive]\nurl = "{server.url}"\n')
+        client = Cache(root)
+
+        def fresh() -> None:
+            path.write_bytes(os.urandom(size))
+
+        def upload() -> float:
+            nonlocal id
+            fresh()
+            staged = client.archive.stage(Job(client.store, NoProgress()), str(path))
+            took = _timed(lambda: client.archive.put(staged, Details()))
+            client.archive.discard(staged.path)
+            id = staged.digits
+            return took
+
+        def download() -> float:
+            def get() -> None:
+                with (directory / "got").open("wb") as file:
+                    for piece in client.archive.pieces(id):
+                        file.write(piece)
+
+            return _timed(get)
+
+        def cat() -> float:
+            return _timed(lambda: _through_a_socket(path, directory / "copy"))
+
+        times = in_turns({"upload": upload, "cat": cat, "download": download}, max(3, rounds), 120)
+        client.close()
+    of = f"of {size >> 20:,} MiB, to `cat` through a socket (hashed, checked, synchronized)"
+    yield ratio("upload", f"seconds of the upload {of}", "upload", "cat", times, "<=", 1.25)
+    yield ratio("download", f"seconds of the download {of}", "download", "cat", times, "<=", 1.25)
+
+
+def _through_a_socket(source: Path, target: Path) -> None:
+    """Copy a file by two processes and a TCP connection between."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, target.open("wb") as written, source.open("rb") as read:
+        there = socket.create_connection(listener.getsockname())
+        here, _ = listener.accept()
+        with here, there:
+            sender = subprocess.Popen(["cat"], stdin=read, stdout=there)
+            there.close()
+            receiver = subprocess.Popen(["cat"], stdin=here, stdout=written)
+            for process in (sender, receiver):
+                process.wait()
+        os.fsync(written.fileno())
+
+
 def of_export(cache: Cache, directory: Path, number: int) -> Iterator[Figure]:
     """The export of many records."""
     for one in range(number):
@@ -172,6 +236,7 @@ def figures(directory: Path, arguments: argparse.Namespace) -> Iterator[Figure]:
 
     yield from of_export(cache, directory, arguments.records)
     yield from of_open(cache, directory, arguments.rounds)
+    yield from of_server(cache, directory, arguments.bytes // 4, arguments.rounds)
     yield from of_one_file(directory, command, arguments.bytes, arguments.rounds)
     yield from of_many_files(directory, command, arguments.files, arguments.rounds, arguments.dvc)
     cache.close()

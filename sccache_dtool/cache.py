@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from sccache_dtool import find
+from sccache_dtool import find, forking, release
 from sccache_dtool.acquire import Acquirer, attempts
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Copy, Item, Sum
@@ -167,6 +167,7 @@ class Cache:
         self._store: Store | None = None
         self._permissions_checked = False
         self._config: config.Config | None = None
+        self._archive: tuple[object, Archive] | None = None  # of this process
         self._program: program.Program | None = None
         self._known: dict[tuple[object, ...], tuple[Place, Stack]] = {}
 
@@ -613,8 +614,6 @@ class Cache:
         self, owners: Sequence[Owner], copies: Iterable[tuple[str, str | None]], *, everything: bool = False
     ) -> int:
         """As `release`, for many keys with their generations: holders are listed once."""
-        from sccache_dtool import release
-
         store = self.store
         ended: list[str] = []
         try:
@@ -638,20 +637,14 @@ class Cache:
 
     def holder_above(self, key: str) -> Owner | None:
         """Which process above this one holds an item on which `release` found nothing; None if none does."""
-        from sccache_dtool import release
-
         return release.holder_above(self.store, items.look(self.store, key, uses=False), self._proc)
 
     def session_holding(self, owners: Sequence[Owner], key: str) -> str | None:
         """The session for which one of `owners` holds an item; None if there is none."""
-        from sccache_dtool import release
-
         return release.session_holding(self.store, items.look(self.store, key, uses=False), owners)
 
     def renew(self, owners: Sequence[Owner]) -> int:
         """Extend the lifetime of all holders of `owners` that have one; returns how many. Raises LeaseLost."""
-        from sccache_dtool import release
-
         return release.renew(self.store, owners)
 
     def close(self) -> None:
@@ -803,7 +796,10 @@ class Cache:
         """The archive of objects that `config.toml` names. Raises UsageError if it names none."""
         from sccache_dtool.markers.archive import open_archive
 
-        return open_archive(self.store, self.settings)
+        process = forking.token()
+        if self._archive is None or self._archive[0] is not process:  # its connections are those of one process
+            self._archive = process, open_archive(self.store, self.settings)
+        return self._archive[1]
 
     @property
     def files(self) -> Files:

@@ -74,9 +74,20 @@ _TAG = re.compile('(W/)?"([^"]*)"')
 _TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})", re.ASCII)
 
 
-def retrieve(context: Context, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
-    """Download `source` to the new file `path`. Raises FetchFailed, GaveUp, and OSError for what `path` refuses."""
-    with transport.session() as session, Partial(context, path, algorithms, source) as partial:
+class Refusal(FetchFailed):
+    """The server has answered, and not with the file; `status` says how."""
+
+    status = 0
+
+
+def retrieve(
+    context: Context, source: Source, path: str, algorithms: Sequence[str], made: requests.Session | None = None
+) -> Retrieved:
+    """Download `source` to the new file `path`, by a session that is closed then.
+
+    Raises FetchFailed, GaveUp, and OSError for what `path` refuses.
+    """
+    with made or transport.session() as session, Partial(context, path, algorithms, source) as partial:
         download = _Download(context, session, source, partial)
         persist(context, source.canonical, lambda: partial.size, download.attempt)
         return Retrieved(
@@ -109,7 +120,7 @@ def is_unchanged(context: Context, source: Source, fact: Mapping[str, object]) -
         context.store.log.note(f"{source.canonical}: {text}")
 
     def ask() -> bool:
-        with _failures(source):
+        with failures(source.canonical):
             response = transport.answer(session, source.location, headers, (CONNECT_TIMEOUT, READ_TIMEOUT), note)
         with response:
             if response.status_code in _WHOLE:  # it has changed, or the server does not know conditional requests
@@ -336,11 +347,11 @@ class _Download:
             self._context.store.log.note(f"{self._source.canonical}: {text}")
 
     def _failures(self) -> contextlib.AbstractContextManager[None]:
-        return _failures(self._source, self.announced, self._partial.size)
+        return failures(self._source.canonical, self.announced, self._partial.size)
 
 
 @contextlib.contextmanager
-def _failures(source: Source, announced: int | None = None, came: int = 0) -> Iterator[None]:
+def failures(source: str, announced: int | None = None, came: int = 0, failing: str = "cannot fetch") -> Iterator[None]:
     """Turn whatever requests, urllib3, ssl and http.client may raise into Temporary or FetchFailed.
 
     No code of this program may run or write within.
@@ -353,7 +364,12 @@ def _failures(source: Source, announced: int | None = None, came: int = 0) -> It
         reason = _network_reason(error, announced, came)
         if _may_pass(error):
             raise Temporary(reason) from error
-        raise FetchFailed(f"cannot fetch {source.canonical}: {reason}") from error
+        raise FetchFailed(f"{failing} {source}: {reason}") from error
+
+
+def is_temporary(status: int) -> bool:
+    """Whether an answer may be another one later."""
+    return status in _TEMPORARY
 
 
 def _refusal(source: Source, response: requests.Response, *, begun: bool = False) -> Temporary | FetchFailed:
@@ -370,13 +386,18 @@ def _refusal(source: Source, response: requests.Response, *, begun: bool = False
     message = f"cannot fetch {source.canonical}: {reason}"
     signed = source.location.partition("?")[2] != source.canonical.partition("?")[2]
     if status not in _REFUSED or (status == 400 and not signed):
-        return FetchFailed(message, shared=status in _NO_SUCH_FILE)
+        return _with_status(Refusal(message, shared=status in _NO_SUCH_FILE), status)
     hint = (
         "the credentials in the URL may have expired: give a new URL of the same file"
         if signed
         else "credentials are taken from the URL (https://USER:PASSWORD@HOST/…) or ~/.netrc, and never stored"
     )
-    return (GaveUp if begun else FetchFailed)(message, hint=hint)
+    return GaveUp(message, hint=hint) if begun else _with_status(Refusal(message, hint=hint), status)
+
+
+def _with_status(refusal: Refusal, status: int) -> Refusal:
+    refusal.status = status
+    return refusal
 
 
 # -- what answers say --------------------------------------------------------------------------------------------------

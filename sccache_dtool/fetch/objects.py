@@ -27,11 +27,15 @@ from sccache_dtool.policy import config
 
 if TYPE_CHECKING:
     from sccache_dtool.disk.filesystem import FileSystem
+    from sccache_dtool.fetch.served import Server
 
 #: The directories of an archive: its objects; a record of each time that one was added; what is being written.
 OBJECTS, ADDED, WORK = "objects", "added", "tmp"
 
 DIGITS = r"[0-9a-f]{64}"
+
+#: The scheme of a server on a Unix socket: ``http+unix:///run/user/1000/sc-dtool/socket``.
+UNIX = "http+unix"
 
 #: What to do if the settings name no archive.
 SET_UP = 'add to config.toml of the cache: [archive] and below it url = "/tank/archive"'
@@ -80,6 +84,12 @@ def _scheme(compression: str) -> str:
     return f"{OBJECT}{'.' if compression else ''}{compression}"
 
 
+def is_served(url: str) -> bool:
+    """Whether an archive is behind a server of its own: see `served.py`. Other URLs are those of files."""
+    scheme, _, rest = url.partition("://")
+    return scheme == UNIX or (scheme in ("http", "https") and rest.endswith("/objects"))
+
+
 def source_in(url: str, name: str) -> Source:
     """What is called `name` in the archive at `url`, as a source."""
     return parse_sources(f"{url}/{name}", lambda: "/")[0]
@@ -94,9 +104,15 @@ def retrieve(context: Context, source: Source, path: str, algorithms: Sequence[s
     if settings.archive_url is None:
         raise FetchFailed(f"cannot fetch {source.canonical}: the cache has no archive", hint=SET_UP)
     scheme, _, digits = source.canonical.partition(":")
-    bringing = _Bringing(context, settings.archive_url, digits, scheme.partition(".")[2], path, algorithms)
-    wanted = [bringing.wanted] if bringing.wanted else []
-    first, *others = dict.fromkeys((*wanted, *forms(settings.archive_compress)))
+    server = None
+    if is_served(settings.archive_url):
+        from sccache_dtool.fetch.served import Server
+
+        server = Server(context.store, settings.archive_url, settings.archive_token_file)
+    wanted = scheme.partition(".")[2]
+    bringing = _Bringing(context, settings.archive_url, digits, wanted, path, algorithms, server)
+    there = ("",) if server is not None else forms(settings.archive_compress)  # a server sends the content
+    first, *others = dict.fromkeys((*([wanted] if wanted in there else []), *there))
     try:
         return bringing.retrieve(first)
     except (FetchFailed, OSError) as error:
@@ -129,13 +145,22 @@ class _Bringing(NamedTuple):
     wanted: str
     path: str
     algorithms: Sequence[str]
+    server: Server | None  # that has the archive
 
     def place(self, form: str) -> Source:
+        if self.server is not None:
+            return self.server.source(self.digits)
         return source_in(self.url, object_name(self.digits, form))
 
     @property
     def _reader(self) -> Any:
         return import_module(f"sccache_dtool.fetch.{_reader(self.place('').scheme)}")
+
+    def _fetch(self, place: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
+        if self.server is not None:
+            return self.server.retrieve(self.context, self.digits, path, algorithms)
+        found: Retrieved = self._reader.retrieve(self.context, place, path, algorithms)
+        return found
 
     def has(self, form: str) -> bool:
         """Whether the archive says that it has the object in this form."""
@@ -149,14 +174,14 @@ class _Bringing(NamedTuple):
         if form == self.wanted:
             algorithm = _scheme(form)
             algorithms = tuple(dict.fromkeys((*self.algorithms, algorithm)))
-            retrieved: Retrieved = self._reader.retrieve(self.context, place, self.path, algorithms)
+            retrieved = self._fetch(place, self.path, algorithms)
             found = retrieved.digests.get(algorithm)
             if found != self.digits and not retrieved.resumed:  # otherwise it is fetched once more, whole
                 raise damaged(self.digits, place.canonical, found)
             return retrieved._replace(version=None)
         beside = f"{self.path}.{form or 'content'}"
         clear(self.context.fs, beside)
-        self._reader.retrieve(self.context, place, beside, ())
+        self._fetch(place, beside, ())
         try:
             return self._convert(beside, form, place)
         finally:

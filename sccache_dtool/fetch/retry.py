@@ -41,7 +41,9 @@ class GaveUp(FetchFailed):
     """It may succeed another time, and what has come so far is worth continuing."""
 
 
-def persist(context: Context, source: str, size: Callable[[], int], attempt: Callable[[], Result]) -> Result:
+def persist(
+    context: Context, source: str, size: Callable[[], int], attempt: Callable[[], Result], failing: str = "cannot fetch"
+) -> Result:
     """The result of `attempt`, which is repeated while it raises Temporary; `size`: bytes that are there.
 
     Raises GaveUp after too many failures, or if the server asks for a longer wait than LONGEST_ASKED; and at once if
@@ -55,15 +57,15 @@ def persist(context: Context, source: str, size: Callable[[], int], attempt: Cal
             in_vain = 1 if size() > most else in_vain + 1
             most = max(most, size())
             if context.others and not size():
-                raise GaveUp(f"cannot fetch {source}: {error.reason}") from error
+                raise GaveUp(f"{failing} {source}: {error.reason}") from error
             if error.after is not None and error.after > LONGEST_ASKED:
                 raise GaveUp(
-                    f"cannot fetch {source}: {error.reason}",
+                    f"{failing} {source}: {error.reason}",
                     hint=f"the server asks to try again after {short_duration(error.after)}",
                 ) from error
             if in_vain >= TRIES or number == MOST_TRIES:
                 raise GaveUp(
-                    f"cannot fetch {source}: {error.reason}", details=[f"gave up after {number} attempts"]
+                    f"{failing} {source}: {error.reason}", details=[f"gave up after {number} attempts"]
                 ) from error
             seconds = max(pause(in_vain), error.after or 0.0)  # the server may say 0
             context.store.log.note(f"{source}: {error.reason}; trying again in {short_duration(seconds)}")

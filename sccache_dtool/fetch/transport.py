@@ -7,7 +7,8 @@ short, not at its end. Redirects are followed here: no body of theirs is read, a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse, parse_headers
@@ -16,7 +17,7 @@ from urllib.parse import unquote_to_bytes, urljoin, urlsplit, urlunsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from requests.auth import HTTPBasicAuth
+from requests.auth import AuthBase, HTTPBasicAuth
 
 from sccache_dtool.credentials import hide
 
@@ -28,6 +29,10 @@ MOST_INFORMATIONAL = 100
 MOST_REDIRECTS = 30
 
 _REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
+_SAME_REQUEST = frozenset({307, 308})  # those that mean the same method, with the same body
+
+#: Connections of one session that are kept.
+_MOST_CONNECTIONS = 32
 
 
 class BadRedirect(requests.RequestException):
@@ -62,7 +67,30 @@ def _careful(kind: Any) -> Any:
     return Careful
 
 
+@cache
+def _unix(path: str) -> Any:
+    """A class of connections to a Unix socket."""
+    from urllib3.connection import HTTPConnection
+
+    class Unix(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                made.settimeout(self.timeout)
+                made.connect(path)
+            except BaseException:
+                made.close()
+                raise
+            return made
+
+    return Unix
+
+
 class _Adapter(HTTPAdapter):
+    def __init__(self, path: str | None) -> None:
+        super().__init__(pool_maxsize=_MOST_CONNECTIONS)
+        self._path = path
+
     # The first is of requests 2.32 and later, the second of those before.
 
     def get_connection_with_tls_context(self, *args: Any, **more: Any) -> HTTPConnectionPool:
@@ -74,7 +102,7 @@ class _Adapter(HTTPAdapter):
     def _made_careful(self, pool: Any) -> HTTPConnectionPool:
         made: HTTPConnectionPool = pool
         if getattr(made.ConnectionCls, "response_class", None) is not _Answer:
-            made.ConnectionCls = _careful(made.ConnectionCls)
+            made.ConnectionCls = _careful(made.ConnectionCls if self._path is None else _unix(self._path))
         return made
 
 
@@ -91,12 +119,37 @@ def _without_credentials(record: logging.LogRecord) -> bool:
     return True
 
 
-def session() -> requests.Session:
-    """A session whose connections are careful; for `answer`."""
+class _Bearer(AuthBase):
+    """A token, for the host that it is meant for and no other."""
+
+    def __init__(self, token: str, url: str) -> None:
+        self._token = token
+        self._origin = _origin(url)
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if _origin(request.url or "") == self._origin:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def session(path: str | None = None, token: str | None = None, url: str = "") -> requests.Session:
+    """A session whose connections are careful; for `answer`.
+
+    `path`: of the Unix socket to which all connections go. `token`: a credential for the host of `url`.
+    """
     logging.getLogger("urllib3.connectionpool").addFilter(_without_credentials)  # once, however often it is added
     made = _Session()
     for scheme in ("http://", "https://"):
-        made.mount(scheme, _Adapter())
+        made.mount(scheme, _Adapter(path))
+    if path is not None:
+        made.trust_env = False  # no proxy leads there, and ~/.netrc knows hosts
+    if token is not None:
+        made.auth = _Bearer(token, url)
     return made
 
 
@@ -108,18 +161,22 @@ def answer(
     note: Callable[[str], None],
     *,
     method: str = "GET",
+    data: Iterable[bytes] | bytes | None = None,
 ) -> requests.Response:
     """The final answer for `location`, a URL with its credentials; its body is still to be read.
 
-    `note` is told of a redirect from https to http. Raises what requests, urllib3 and others raise.
+    `data`: the request's body, which is read again for each request. `note` is told of a redirect from https to http.
+    Raises what requests, urllib3 and others raise.
     """
     url, auth = _apart(location)
     for _ in range(MOST_REDIRECTS + 1):
-        came = made.request(method, url, stream=True, timeout=timeout, headers=dict(headers), auth=auth)
+        came = made.request(method, url, stream=True, timeout=timeout, headers=dict(headers), auth=auth, data=data)
         target = _target(came)
         if target is None:
             return came
         came.close()
+        if data is not None and came.status_code not in _SAME_REQUEST:
+            raise BadRedirect(f"a {method} was redirected with {came.status_code}: {urljoin(url, target)}")
         before, (url, of_target) = url, _apart(urljoin(url, target))
         scheme = urlsplit(url).scheme
         if scheme not in ("http", "https"):

@@ -44,6 +44,8 @@ _MD5 = "md5"
 
 #: The name of an object in its shard.
 _OBJECT_NAME = re.compile(rf"([0-9a-f]{{62}})(\.({'|'.join(COMPRESSIONS)}))?")
+#: The directory of objects that no marker names, until they are deleted.
+TRASH = "trash"
 
 #: errno values for a file system that has no hard links.
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -285,6 +287,43 @@ class Archive:
         elif self.size(staged.digits) != staged.bytes:
             raise objects.damaged(staged.digits, self.path_of(staged.digits), "of another size")
 
+    # -- removing, as `orphans.py` does ------------------------------------------------------------------------------
+
+    def require_removal(self) -> None:
+        """Raise UsageError if objects cannot be removed from here."""
+
+    def move(self, name: str, target: str) -> bool:
+        """Give what is called `name` another name; False if it is not there."""
+        self.fs.make_dirs(os.path.dirname(f"{self.url}/{target}"), shared=self._shared)
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rename(f"{self.url}/{name}", f"{self.url}/{target}")
+            return True
+        return False
+
+    def move_back(self, name: str, target: str) -> None:
+        """The same, where somebody else may have written the target."""
+        with contextlib.suppress(FileNotFoundError):
+            self._place(f"{self.url}/{name}", target)
+        self.remove(name)
+
+    def remove(self, name: str) -> None:
+        """Delete what is called `name`."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.unlink(f"{self.url}/{name}")
+
+    def trashed(self) -> list[str]:
+        """The names in the trash."""
+        return self._names(TRASH)
+
+    def refresh(self, digits: str) -> None:
+        """Let the next listing of the records of an object be current.
+
+        One on NFS is that only after a change of one's own in the directory.
+        """
+        probe = f"{ADDED}/{digits[:2]}/probe-{unique()}"
+        self._write(probe, "")
+        self.remove(probe)
+
     # -- looking -----------------------------------------------------------------------------------------------------
 
     def size(self, digits: str) -> int | None:
@@ -393,6 +432,10 @@ class Archive:
             finally:
                 self.fs.close(fd)
 
+    def _content(self, name: str) -> bytes:
+        """The same of a small file."""
+        return b"".join(self._read(name))
+
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
         """End the block if what it reads is not there. Raises FetchFailed for every other error."""
@@ -444,7 +487,7 @@ class Archive:
 
     def details(self, record: Record) -> Details:
         """What a record says; nothing if it cannot be read."""
-        text = b"".join(self._read(f"{ADDED}/{record.digits[:2]}/{record}")).decode("utf-8", "replace")
+        text = self._content(f"{ADDED}/{record.digits[:2]}/{record}").decode("utf-8", "replace")
         try:
             document = records.decode_document(text)
         except records.Damaged:
@@ -457,7 +500,7 @@ class Archive:
 
     def alias(self, md5: str) -> str | None:
         """The digest of the object that a predecessor knew by an MD5; None if none was adopted."""
-        return objects.digits_of(b"".join(self._read(f"{ADDED}/{_MD5}/{md5}")).decode("ascii", "replace"))
+        return objects.digits_of(self._content(f"{ADDED}/{_MD5}/{md5}").decode("ascii", "replace"))
 
     def add_alias(self, md5: str, digits: str) -> None:
         """Let an object be found by its MD5 as well."""
@@ -492,6 +535,10 @@ def open_archive(store: Store, settings: Config) -> Archive:
     url = objects.of_setting(settings.archive_url)
     if "://" not in url:
         return Archive(store, url, verify=settings.archive_verify, compress=settings.archive_compress)
+    if objects.is_served(url):
+        from sccache_dtool.markers.served import ServedArchive
+
+        return ServedArchive(store, url, verify=settings.archive_verify, token_file=settings.archive_token_file)
     from sccache_dtool.markers.remote import open_remote
 
     return open_remote(store, url, verify=settings.archive_verify, compress=settings.archive_compress)

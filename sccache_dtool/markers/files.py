@@ -91,21 +91,33 @@ class Files(NamedTuple):
         context = Context(self.store, self.progress or NoProgress())
         details = Details(name or os.path.basename(path), _by(), comment, _project(path))
         try:
-            staged = self.archive.stage(context, path)
-        except (FetchFailed, OSError) as error:
-            if not later or isinstance(error, FileNotFoundError):
+            most = self.limit if is_packed and not archive_only else None
+            staged = self._archived(context, path, details, most)
+        except (FetchFailed, NoSpace, OSError) as error:
+            if not later or isinstance(error, FileNotFoundError | limit.TooLarge):
                 raise
             self.store.log.warning(f"{printable(path)} is kept in the cache until `sc-dtool archive push`: {error}")
             return self._add_later(context, path)
         try:
-            if is_packed and not archive_only:
-                limit.check_size(printable(path), staged.stored, self.limit)
-            self.archive.put(staged, details)
             if not archive_only:
                 self._keep(staged._replace(path=self.archive.local_path(staged)))
         finally:
             self.archive.discard(staged.path)
         return Chunk(staged.digits, staged.bytes)
+
+    def _archived(self, context: Context, path: str, details: Details, most: int | None) -> Staged:
+        """Put a file into the archive. What is staged is left to whoever calls.
+
+        `most`: bytes that it may have there, compressed. Raises NoSpace.
+        """
+        staged = self.archive.stage(context, path)
+        try:
+            limit.check_size(printable(path), staged.stored, most)
+            self.archive.put(staged, details)
+        except BaseException:
+            self.archive.discard(staged.path)
+            raise
+        return staged
 
     def _keep(self, staged: Staged, algorithm: str = CHECKSUM) -> None:
         """Put what is staged into the cache, unless it is there."""

@@ -22,12 +22,16 @@ from sccache_dtool.protocol.store import Store
 _NAME = rf"{OBJECT}-[0-9a-f]{{8}}(\.({'|'.join(COMPRESSIONS)}))?"
 
 
+class TooLarge(NoSpace):
+    """An object is larger than the limit for all of them."""
+
+
 def check_size(label: str, size: int, limit: int | None) -> None:
-    """Raise NoSpace for an object that is larger than the limit for all of them."""
+    """Raise TooLarge for an object that is larger than the limit for all of them."""
     if limit is not None and size > limit:
         import humanize
 
-        raise NoSpace(
+        raise TooLarge(
             f"{label} has {humanize.naturalsize(size)}, more than all objects in the cache may have "
             f"([archive] limit is {humanize.naturalsize(limit)})",
             hint="`sc-dtool add --archive-only` and `sc-dtool get -o FILE` pass it by the cache",

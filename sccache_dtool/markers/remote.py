@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import posixpath
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from http import HTTPStatus
 from typing import Any
 
@@ -22,6 +24,12 @@ from sccache_dtool.protocol.store import Store
 #: Schemes of stores in which an upload is visible when it is complete, and not before.
 _WHOLE = frozenset({"s3", "gs", "az", "abfs", "oci", "oss"})
 
+#: Schemes whose packages let several threads ask at a time.
+_FOR_THREADS = _WHOLE | {"webdav", "webdavs"}
+
+#: Schemes of stores that list at once what others have written: `archive orphans --delete` relies on that.
+_CURRENT = _WHOLE | {"sftp", "ssh", "webdav", "webdavs"}
+
 
 def open_remote(store: Store, url: str, *, verify: bool, compress: str = "never") -> Archive:
     """The archive at a URL."""
@@ -36,6 +44,8 @@ class RemoteArchive(Archive):
         super().__init__(store, url, verify=verify, compress=compress)
         self._work = tempfile.gettempdir()
         self._opened: tuple[Any, str] | None = None
+        # A package may drop what comes for another thread, which then waits for ever: paramiko does.
+        self._turn = nullcontext() if url.partition(":")[0] in _FOR_THREADS else threading.RLock()
 
     def init(self) -> bool:
         """Write the sign of an archive; False if it is there."""
@@ -104,10 +114,67 @@ class RemoteArchive(Archive):
             size = system.info(f"{root}/{name}").get("size")
         return None if size is None else int(size)
 
+    def require_removal(self) -> None:
+        """See Archive."""
+        scheme = source_in(self.url, "").scheme
+        if scheme not in _CURRENT:
+            raise UsageError(
+                f"nothing is removed from {plain(self.url)}: it is not known whether {scheme}:// lists at once what "
+                "others have written",
+                hint="nobody may add files meanwhile: delete what is listed with the store's own tools",
+            )
+
+    def move(self, name: str, target: str) -> bool:
+        """See Archive. A store without renaming copies; the object is deleted once its copy has its size."""
+        size = self._size_of(name)
+        if size is None:
+            return False
+        with self._asking() as (system, root):
+            here, there = f"{root}/{name}", f"{root}/{target}"
+            if source_in(self.url, "").scheme in _WHOLE:
+                system.cp_file(here, there)
+                if self._size_of(target) != size:
+                    raise FetchFailed(f"{there} has another size than {here}, of which it is a copy")
+                system.rm_file(here)
+            else:
+                system.makedirs(posixpath.dirname(there), exist_ok=True)
+                system.mv(here, there)
+        return True
+
+    def move_back(self, name: str, target: str) -> None:
+        """See Archive."""
+        if self._size_of(target) is None:
+            self.move(name, target)
+        else:
+            self.remove(name)
+
+    def remove(self, name: str) -> None:
+        """See Archive."""
+        with self._asking(missing=True) as (system, root):
+            system.rm_file(f"{root}/{name}")
+
     def _read(self, name: str) -> Iterator[bytes]:
-        with self._asking(missing=True) as (system, root), system.open(f"{root}/{name}", "rb") as file:
-            while data := file.read(CHUNK):
+        file: Any = None
+        with self._asking(missing=True) as (system, root):
+            file = system.open(f"{root}/{name}", "rb")
+        if file is None:
+            return
+        try:
+            while True:
+                with self._asking():
+                    data = file.read(CHUNK)
+                if not data:
+                    break
                 yield data
+        finally:
+            with self._asking():
+                file.close()
+
+    def _content(self, name: str) -> bytes:
+        found = [b""]
+        with self._asking(missing=True) as (system, root):  # in one request, where a file needs several
+            found.append(system.cat_file(f"{root}/{name}"))
+        return found[-1]
 
     def _names(self, directory: str) -> list[str]:
         found: list[str] = []
@@ -125,15 +192,17 @@ class RemoteArchive(Archive):
         from sccache_dtool.fetch.fsspec_source import open_system
 
         try:
-            if self._opened is None:
-                system, name = open_system(source_in(self.url, ""))
-                self._opened = system, name.rstrip("/")
-            yield self._opened
+            with self._turn:
+                if self._opened is None:
+                    system, name = open_system(source_in(self.url, ""))
+                    self._opened = system, name.rstrip("/")
+                yield self._opened
         except FetchFailed:
             raise
         except Exception as error:
             if missing and (isinstance(error, FileNotFoundError) or type(error).__name__ == "ResourceNotFound"):
                 return
+            self._opened = None  # it may have been the connection
             raise FetchFailed(f"cannot use the archive {plain(self.url)}: {why(error)}") from error
 
 

@@ -240,7 +240,7 @@ def note(archive: Archive, digits: str, document: Mapping[str, Any], by: str | N
 
     The fields of `document` may be left out. They are those of Details; `random`, 16 hexadecimal digits, which stays
     the same when the request is repeated; `verify`: whether to read the object first; `md5`, by which the object can be
-    found as well. `by`: who asks, if the server knows it.
+    found as well; `record`: false if only that is wanted. `by`: who asks, if the server knows it.
     """
     texts = {name: _text(document, name) for name in Details._fields}
     details = Details(**texts) if by is None else Details(**{**texts, "by": by})
@@ -249,10 +249,11 @@ def note(archive: Archive, digits: str, document: Mapping[str, Any], by: str | N
         archive.check(digits)
     if md5:
         _check_md5(archive, digits, md5)
+        archive.add_alias(md5, digits)
+    if document.get("record") is False:
+        return Answer(HTTPStatus.OK, {}, {"id": objects.word(digits)})
     earlier = [one for one in archive.records(digits) if random and one.random == random]
     record = earlier[0] if earlier else archive.add_record(digits, details, random)
-    if md5:
-        archive.add_alias(md5, digits)
     fields = {"id": objects.word(digits), "ms": record.ms, "bytes": record.bytes, "random": record.random}
     return Answer(HTTPStatus.OK if earlier else HTTPStatus.CREATED, {}, fields)
 

@@ -71,6 +71,7 @@ class _Settings(NamedTuple):
     lots_forget: float | None = None  # how long after its deletion an empty lot is removed; None: never
     lots_managers: tuple[str, ...] = ()  # users who may change every lot, beside the owner of `lots/`
     archive_url: str | None = None  # where objects are kept: a directory, or a URL
+    archive_token_file: str | None = None  # where each user has the token for the archive's server
     archive_limit: int | None = None  # bytes that objects may take up in this cache
     archive_compress: str = (
         "never"  # what is compressed: nothing, the archive's files, or the copies in the cache as well
@@ -198,6 +199,15 @@ def _compress(value: object) -> str:
     return str(value)
 
 
+def _token_file(value: object) -> str:
+    """A path that means a file of each user's own."""
+    if not isinstance(value, str) or not value.startswith(("/", "~/")):
+        raise UsageError(
+            f"{value!r} is not a path", hint='give one in the home directory, such as "~/.config/sc-dtool/token"'
+        )
+    return value
+
+
 def _switch(value: object) -> bool:
     if not isinstance(value, bool):
         raise UsageError(f"{value!r} is neither true nor false", hint="write true or false, without quotes")
@@ -274,6 +284,7 @@ SETTINGS = {
     "clean_grace": Setting("clean", "grace", _duration),
     "archive_url": Setting("archive", "url", _archive),
     "archive_compress": Setting("archive", "compress", _compress),
+    "archive_token_file": Setting("archive", "token_file", _token_file),
     "archive_limit": Setting("archive", "limit", _limit),
     "archive_verify": Setting("archive", "verify", _switch),
     "dtool_directories": Setting("dtool", "directories", _directories),
