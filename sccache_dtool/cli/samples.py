@@ -16,9 +16,11 @@ SAMPLES = {
     "slurm-epilog.sh": "Slurm epilog: releases the leases that a job still holds",
     "slurm-task-prolog.sh": "Slurm task prolog: sets DTOOL_CACHE_DIRECTORY for each job",
     "slurm-job.sbatch": "Slurm job that uses the cache",
-    "clean.sh": "script that cleans at low priority; the next four call it",
+    "clean.sh": "script that cleans at low priority; crontab, scrontab and systemd call it",
     "crontab": "line for cron",
     "scrontab": "lines for Slurm's scrontab",
+    "report.sh": "script that mails a report; the next one calls it",
+    "crontab-report": "line for cron that mails a report every week",
     "sc-dtool-clean.service": "systemd service",
     "sc-dtool-clean.timer": "systemd timer for that service",
 }
