@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
 import os
 import re
 import shutil
@@ -36,7 +38,9 @@ def left(cache: Cache) -> int:
 def at_this_site(name: str, cache: Cache) -> str:
     """A sample with the paths changed, as it says."""
     text = (CRON / name).read_text().replace("/shared/lab/cache", str(cache.root))
-    return text.replace("/opt/sc-dtool/bin/clean.sh", str(CRON / "clean.sh")).replace("/opt/sc-dtool/bin", SCRIPTS)
+    for script in ("clean.sh", "report.sh"):
+        text = text.replace(f"/opt/sc-dtool/bin/{script}", str(CRON / script))
+    return text.replace("/opt/sc-dtool/bin", SCRIPTS)
 
 
 def run(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
@@ -87,6 +91,76 @@ def test_the_line_of_a_crontab_cleans(cache: Cache, name: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert left(cache) == 1
 
+
+# -- the report --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mails(tmp_path: Path) -> Path:
+    """A directory of programs with a sendmail that keeps what it is given, beside itself."""
+    (tmp_path / "bin").mkdir()
+    sendmail = tmp_path / "bin" / "sendmail"
+    sendmail.write_text('#!/bin/sh\ncat >"${0%/*}/mail" && echo "$@" >"${0%/*}/words"\n')
+    sendmail.chmod(0o755)
+    return sendmail.parent
+
+
+def mail_report(mails: Path, *words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run `report.sh` where only this sendmail is found."""
+    environment = {"PATH": f"{SCRIPTS}:{mails}:/usr/bin:/bin", "HOME": os.environ["HOME"], "TMPDIR": str(mails), **more}
+    argv = ["sh", str(CRON / "report.sh"), *map(str, words)]
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+
+
+def test_the_report_is_mailed_with_the_page(cache: Cache, mails: Path) -> None:
+    """A data manager would open a mail whose attachment no program can read."""
+    done = mail_report(mails, cache.root, "ada@example.org", "bob@example.org", SC_DTOOL_FROM="cache@example.org")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (mails / "words").read_text() == "-i -t\n"
+    mail = email.message_from_bytes((mails / "mail").read_bytes(), policy=email.policy.default)
+    assert (mail["From"], mail["To"]) == ("cache@example.org", "ada@example.org, bob@example.org")
+    assert mail["Subject"] == f"Report on the cache {cache.root}"
+    text, page = mail.iter_parts()
+    assert text.get_content().startswith("DATASET")
+    assert f"cache   {cache.root}" in text.get_content()
+    assert (page.get_content_type(), page.get_filename()) == ("text/html", "report.html")
+    assert page.get_content().startswith("<!DOCTYPE html>")
+    assert {one.name for one in mails.iterdir()} == {"sendmail", "mail", "words"}
+
+
+def test_a_report_that_fails_is_not_mailed(cache: Cache, mails: Path, tmp_path: Path) -> None:
+    """Half a page would be mailed every week, and nobody hear of the error."""
+    done = mail_report(mails, tmp_path / "missing", "ada@example.org")
+    assert done.returncode == 10
+    assert "is not a cache" in done.stderr or "missing" in done.stderr
+    assert {one.name for one in mails.iterdir()} == {"sendmail"}
+    assert mail_report(mails, cache.root).returncode != 0
+
+
+def test_a_path_cannot_add_headers(tmp_path: Path, mails: Path) -> None:
+    """Whoever names a directory could send mails to anybody."""
+    assert mail_report(mails, f"{tmp_path}/a\nBcc: eve@example.org", "ada@example.org").returncode == 2
+    assert not (mails / "mail").exists()
+    cache = Cache(tmp_path / "größer: <eve@example.org>")
+    cache.init()
+    assert mail_report(mails, cache.root, "ada@example.org").returncode == 0
+    mail = email.message_from_bytes((mails / "mail").read_bytes(), policy=email.policy.default)
+    assert mail.keys() == ["To", "Subject", "MIME-Version", "Content-Type"]
+    assert mail["Subject"] == f"Report on the cache {tmp_path}/grereveexample.org"
+
+
+def test_the_line_of_the_crontab_mails_the_report(cache: Cache, mails: Path) -> None:
+    """A sample that does not run as it stands would be copied to every site."""
+    lines = [line for line in at_this_site("crontab-report", cache).splitlines() if line and not line.startswith("#")]
+    path, line = lines
+    environment = {"PATH": f"{path.removeprefix('PATH=')}:{mails}", "HOME": os.environ["HOME"]}
+    command = line.split(None, 5)[5]
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert b"To: data@example.org" in (mails / "mail").read_bytes()
+
+
+# -- in cron itself ----------------------------------------------------------------------------------------------------
 
 #: A host with a crontab spool of its own, on which it is three seconds to 17 past. Cron gives its jobs nothing of its
 #: own environment, so that they have the time of day as it is. What is under the test's directory, $HERE, stays there.

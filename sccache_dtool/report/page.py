@@ -81,6 +81,7 @@ def _template() -> Template:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
         finalize=shown,
     )
     texts = {"size": _size, "iso": iso, "day": _day, "minute": _minute, "duration": short_duration}

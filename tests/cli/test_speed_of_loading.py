@@ -14,6 +14,7 @@ HEAVY = """
     pkg_resources pygments random requests rich setuptools shutil socket sqlite3 ssl subprocess tarfile
     tempfile tomllib urllib3 xml zipfile
     importlib.metadata urllib.request
+    jinja2 sccache_dtool.report
     sccache_dtool.doctor sccache_dtool.protocol.election sccache_dtool.evict.single sccache_dtool.fetch.run
     globus_sdk jwt sccache_dtool.fetch.globus sccache_dtool.cli.globus
     sccache_dtool.fetch.populate sccache_dtool.cli.inspect sccache_dtool.cli.manage sccache_dtool.cli.child
@@ -62,6 +63,13 @@ def test_what_is_not_shown_on_a_terminal_is_not_drawn(source: str) -> None:
     """Every `du` of a script would load what folds and colours tables, and then use none of it."""
     call("use", source)
     assert {"rich", "flufl", "subprocess"} & loaded("du") == set()
+
+
+@pytest.mark.parametrize("command", ["du", "summary", "metrics"])
+def test_without_a_report_nothing_of_it_is_loaded(source: str, command: str) -> None:
+    """Whoever never makes a report would wait for what draws it."""
+    call("use", source)
+    assert {"jinja2", "sccache_dtool.report", "sccache_dtool.cli.drawing"} & loaded(command) == set()
 
 
 def test_help_and_version_load_no_command() -> None:

@@ -1,0 +1,1 @@
+../../sccache_dtool/samples/report.sh
