@@ -22,7 +22,7 @@ def report_command(now: Invocation, into: str) -> None:
     The report shows how full the cache is, how much it is used, what is idle, who holds what, what the next `clean`
     would remove, and what failed. It is one file of HTML, with no script, that loads nothing.
 
-    This needs Jinja2: pip install 'sccache-dtool[report]'.
+    This needs the extra `report`.
 
     \b
     Example:

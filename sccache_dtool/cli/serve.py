@@ -13,6 +13,7 @@ import click
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli.options import Invocation, common_options, pass_invocation
 from sccache_dtool.errors import CacheError, UsageError
+from sccache_dtool.extras import to_install
 
 if TYPE_CHECKING:
     import socket
@@ -51,7 +52,7 @@ def serve_command(
 
     It listens on a Unix socket that only you can use. Nothing can be changed without --allow-changes. It keeps nothing
     in memory: if it is killed, nothing is lost. It also takes the sockets that systemd passes to it. It needs the extra
-    `serve`: pip install 'sccache-dtool[serve]'.
+    `serve`.
 
     \b
     Examples:
@@ -65,7 +66,7 @@ def serve_command(
         from sccache_dtool.serve.limits import Bounds
     except ModuleNotFoundError as error:
         raise CacheError(
-            f"the service needs the package {error.name}", hint="install it with: pip install 'sccache-dtool[serve]'"
+            f"the service needs the package {error.name}", hint=f"install it: {to_install('serve')}"
         ) from None
     if path is not None and listen is not None:
         raise UsageError("--socket and --listen cannot be combined", hint="run two servers: they share nothing")

@@ -18,6 +18,7 @@ from sccache_dtool import __version__
 from sccache_dtool.clock import iso
 from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import UsageError
+from sccache_dtool.extras import to_install
 from sccache_dtool.report.figures import AGES, DAY, SIZES, Figures
 from sccache_dtool.units import short_duration
 
@@ -37,7 +38,7 @@ def check() -> None:
         import jinja2  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            "a report needs Jinja2, which is not installed", hint="install it: pip install 'sccache-dtool[report]'"
+            "a report needs Jinja2, which is not installed", hint=f"install it: {to_install('report')}"
         ) from error
 
 
