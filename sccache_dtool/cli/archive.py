@@ -32,7 +32,7 @@ def archive_command() -> None:
 @archive_command.command("init")
 @common_options()
 @pass_invocation
-def init(now: Invocation) -> None:
+def init(call: Invocation) -> None:
     """Set up the archive in the directory that config.toml names.
 
     The directory must exist. If its group can write in it, the archive is shared with the group.
@@ -42,16 +42,16 @@ def init(now: Invocation) -> None:
       mkdir -m 2775 /tank/archive
       sc-dtool archive init
     """
-    archive = now.cache().archive
+    archive = call.cache().archive
     if not archive.init():
-        now.out.note(f"{archive.url} is already an archive")
-    now.out.path("archive", {"url": archive.url}, archive.url)
+        call.out.note(f"{archive.url} is already an archive")
+    call.out.path("archive", {"url": archive.url}, archive.url)
 
 
 @archive_command.command("push")
 @common_options()
 @pass_invocation
-def push(now: Invocation) -> int:
+def push(call: Invocation) -> int:
     """Archive the files that were added with --later.
 
     Until then, each of them is pinned in the cache. The exit code is 3 if some could not be archived.
@@ -61,14 +61,14 @@ def push(now: Invocation) -> int:
       sc-dtool archive push
     """
     done = failed = 0
-    for id, error in files_of(now).push():
+    for id, error in files_of(call).push():
         if error is None:
             done += 1
-            now.out.result("pushed", {"id": id}, f"archived {id}")
+            call.out.result("pushed", {"id": id}, f"archived {id}")
         else:
             failed += 1
-            now.out.error(error)
-    now.out.note(f"archived {output.count(done, 'object')}, {failed:,} failed")
+            call.out.error(error)
+    call.out.note(f"archived {output.count(done, 'object')}, {failed:,} failed")
     return Exit.PARTIAL if failed else Exit.DONE
 
 
@@ -76,7 +76,7 @@ def push(now: Invocation) -> int:
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @common_options()
 @pass_invocation
-def verify(now: Invocation, ids: tuple[str, ...]) -> int:
+def verify(call: Invocation, ids: tuple[str, ...]) -> int:
     """Read objects of the archive, and compare them with their ids.
 
     The default is all objects. Damaged objects are named, and not removed: restore them from a backup, or move them
@@ -89,13 +89,13 @@ def verify(now: Invocation, ids: tuple[str, ...]) -> int:
     from sccache_dtool.markers.index import digits_of
 
     wanted = [digits_of(id) for id in ids]
-    archive, bad, number = now.cache().archive, 0, 0
+    archive, bad, number = call.cache().archive, 0, 0
     for digits in wanted if ids else archive.objects():
         number += 1
         for wrong in archive.verify([digits]):
             bad += 1
-            now.out.error(wrong)
-    now.out.result(
+            call.out.error(wrong)
+    call.out.result(
         "verified", {"objects": number, "bad": bad}, f"verified {output.count(number, 'object')}, {bad:,} bad"
     )
     return Exit.FINDINGS if bad else Exit.DONE
@@ -105,7 +105,7 @@ def verify(now: Invocation, ids: tuple[str, ...]) -> int:
 @click.argument("directory", metavar="DIR")
 @common_options()
 @pass_invocation
-def adopt(now: Invocation, directory: str) -> int:
+def adopt(call: Invocation, directory: str) -> int:
     """Add the files of an archive that knew them by MD5.
 
     DIR has an `index.csv` and files that are called after their MD5, such as 9e107d9d372bb6826bd81d3542a419d6.cache.
@@ -116,20 +116,20 @@ def adopt(now: Invocation, directory: str) -> int:
     Example:
       sc-dtool archive adopt /tank/old-cache
     """
-    return import_index(now, os.path.join(directory, "index.csv"))
+    return import_index(call, os.path.join(directory, "index.csv"))
 
 
-def import_index(now: Invocation, path: str) -> int:
+def import_index(call: Invocation, path: str) -> int:
     """Adopt what an index names, and report it."""
     failed = 0
     rows = predecessors_of(path)
-    for one in files_of(now).adopt(path, rows):
+    for one in files_of(call).adopt(path, rows):
         if one.identifier is None:
             failed += 1
-            now.out.error(CacheError(f"md5:{one.md5} was left out: {one.wrong}"))
+            call.out.error(CacheError(f"md5:{one.md5} was left out: {one.wrong}"))
         else:
             fields = {"md5": one.md5, "id": one.identifier}
-            now.out.result("adopted", fields, f"md5:{one.md5} is {one.identifier}")
+            call.out.result("adopted", fields, f"md5:{one.md5} is {one.identifier}")
     return Exit.PARTIAL if failed else Exit.DONE
 
 
@@ -139,7 +139,7 @@ def import_index(now: Invocation, path: str) -> int:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @common_options()
 @pass_invocation
-def find_orphans(now: Invocation, directories: tuple[str, ...], delete: bool, yes: bool) -> None:
+def find_orphans(call: Invocation, directories: tuple[str, ...], delete: bool, yes: bool) -> None:
     """List objects that no marker names.
 
     Give all projects that use the archive: an object that only another project names is listed as well. Objects that
@@ -151,7 +151,7 @@ def find_orphans(now: Invocation, directories: tuple[str, ...], delete: bool, ye
     """
     if not directories:
         raise UsageError("name the projects that use the archive", hint="--markers DIR, once for each of them")
-    access = files_of(now)
+    access = files_of(call)
     if delete:
         access.archive.require_removal()
     named = tree.digits_named(tree.find(directories))
@@ -160,13 +160,13 @@ def find_orphans(now: Invocation, directories: tuple[str, ...], delete: bool, ye
     found = list(orphans.find(access.archive, named))
     for digits, size in found:
         id = objects.word(digits)
-        now.out.result("orphan", {"id": id, "bytes": size}, f"{id}  {output.size(size)}")
+        call.out.result("orphan", {"id": id, "bytes": size}, f"{id}  {output.size(size)}")
     if delete and found:
         total = output.size(sum(size for _, size in found))
         if not yes:
-            now.confirm(f"Delete {output.count(len(found), 'object')}, {total}, in 7 days?")
+            call.confirm(f"Delete {output.count(len(found), 'object')}, {total}, in 7 days?")
         moved = sum(orphans.remove(access.archive, digits) for digits, _ in found)
-        now.out.note(f"moved {output.count(moved, 'object')} to the trash of the archive")
+        call.out.note(f"moved {output.count(moved, 'object')} to the trash of the archive")
     if delete:
         deleted = orphans.empty_trash(access.archive)
-        now.out.note(f"deleted {output.count(deleted, 'object')} that had been there for 7 days")
+        call.out.note(f"deleted {output.count(deleted, 'object')} that had been there for 7 days")

@@ -98,7 +98,7 @@ _conditions = add_options(
 @pass_invocation
 @by_all_tasks
 def clean_command(
-    now: Invocation,
+    call: Invocation,
     /,
     plan_file: str | None,
     into: str | None,
@@ -132,7 +132,7 @@ def clean_command(
       sc-dtool clean -n -o plan.json --retain-size 1TB
       sc-dtool clean --plan plan.json
     """
-    cache = now.cache()
+    cache = call.cache()
     cache.check()
     _check_options(plan_file, into, notice, by, dry_run, conditions.values())
     if empty_trash:
@@ -140,33 +140,33 @@ def clean_command(
             raise UsageError(
                 "--empty-trash cannot be combined with other options", hint="run `sc-dtool clean` separately"
             )
-        return _empty_trash(now, cache, dry_run, yes)
+        return _empty_trash(call, cache, dry_run, yes)
     if notice is not None and _is_given(dry_run, yes, trash, max_runtime):
         raise UsageError("--notice removes nothing", hint="leave out -n, -y, --trash and --max-runtime")
     if plan_file is not None:
         done = cache.clean_as_planned(
             _read_plan(plan_file), keep_for=trash, most_seconds=max_runtime, why=f"plan {plan_file}"
         )
-        return print_cleaned(now, done)
+        return print_cleaned(call, done)
     exclude = conditions["exclude"]
     rules = _rules(cache, conditions)
     if notice is not None:
-        return print_notice(now, cache, rules, notice, by, exclude)
+        return print_notice(call, cache, rules, notice, by, exclude)
     if dry_run:
         plan, reaped = cache.plan(rules, keep_for=trash)
-        report_unmatched(now, plan, exclude)
+        report_unmatched(call, plan, exclude)
         if into is not None:
-            _write_plan(now, cache, plan, into)
+            _write_plan(call, cache, plan, into)
         if into == STANDARD_OUTPUT:  # a program reads it: nothing else may be printed there
             return Exit.DONE
-        print_reaped(now, reaped, True)
-        return print_plan(now, plan)
+        print_reaped(call, reaped, True)
+        return print_plan(call, plan)
     if rules.everything and not yes:
         of_lot = "" if rules.lot is None else f", and count for lot {rules.lot}"
-        now.confirm(f"Remove all items from {cache.root} that are not in use{of_lot}?")
+        call.confirm(f"Remove all items from {cache.root} that are not in use{of_lot}?")
     done = cache.clean(rules, keep_for=trash, most_seconds=max_runtime, why=_words_of(rules))
-    report_unmatched(now, done.plan, exclude)
-    return print_cleaned(now, done)
+    report_unmatched(call, done.plan, exclude)
+    return print_cleaned(call, done)
 
 
 def _check_options(
@@ -189,13 +189,13 @@ def _check_options(
         raise UsageError("--by needs --notice", hint="sc-dtool clean --notice 7d --by user")
 
 
-def _empty_trash(now: Invocation, cache: Cache, dry_run: bool, yes: bool) -> int:
+def _empty_trash(call: Invocation, cache: Cache, dry_run: bool, yes: bool) -> int:
     if dry_run:
-        return print_trash(now, cache.trashed())
+        return print_trash(call, cache.trashed())
     if not yes:
-        now.confirm(f"Delete everything in the trash of {cache.root}? It cannot be restored afterwards")
+        call.confirm(f"Delete everything in the trash of {cache.root}? It cannot be restored afterwards")
     trashed, purged = cache.empty_trash()
-    return print_trash(now, trashed, purged)
+    return print_trash(call, trashed, purged)
 
 
 def _is_given(*options: object) -> bool:
@@ -253,13 +253,13 @@ def _words_of(rules: Rules) -> str:
 # -- plans -----------------------------------------------------------------------------------------------------------
 
 
-def _write_plan(now: Invocation, cache: Cache, plan: Plan, into: str) -> None:
+def _write_plan(call: Invocation, cache: Cache, plan: Plan, into: str) -> None:
     from sccache_dtool.evict import plan_file as plans
 
     lines = plans.encode(plan, cache.check(), time.time(), f"{caller.user_name()}@{caller.host_name()}")
-    write_file(now.out, into, lines)
+    write_file(call.out, into, lines)
     if into != STANDARD_OUTPUT:
-        now.out.note(f"the plan is in {into}; to carry it out: {now.command('clean', '--plan', into)}")
+        call.out.note(f"the plan is in {into}; to carry it out: {call.command('clean', '--plan', into)}")
 
 
 def _read_plan(path: str) -> Planned:

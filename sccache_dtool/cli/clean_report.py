@@ -52,33 +52,33 @@ def _fields(candidate: Candidate, **more: Any) -> dict[str, Any]:
     }
 
 
-def _print_candidates(now: Invocation, kind: str, candidates: Sequence[Candidate], title: str) -> None:
+def _print_candidates(call: Invocation, kind: str, candidates: Sequence[Candidate], title: str) -> None:
     rows = (_fields(one, copy=one.generation) for one in candidates)
     of_lot = [Column("LOT", "lot"), Column("CLASS", "class")] if any(one.lot for one in candidates) else []
-    now.out.table(kind, rows, [Column(title, "name"), SIZE, USES, last_use(time.time()), *of_lot])
+    call.out.table(kind, rows, [Column(title, "name"), SIZE, USES, last_use(time.time()), *of_lot])
 
 
-def _record_kept(now: Invocation, kind: str, keep: Iterable[Kept]) -> None:
+def _record_kept(call: Invocation, kind: str, keep: Iterable[Kept]) -> None:
     """What is kept, for programs."""
     rows = ({"item": kept.key, "name": kept.label, "bytes": kept.bytes, "reason": kept.reason} for kept in keep)
-    now.out.table(kind, rows)
+    call.out.table(kind, rows)
 
 
-def report_unmatched(now: Invocation, plan: Plan, given: Collection[str]) -> None:
+def report_unmatched(call: Invocation, plan: Plan, given: Collection[str]) -> None:
     """Report patterns that match nothing. `given` are those of the command line."""
     for pattern in plan.unmatched:
         if pattern in given:
-            now.out.warning(f"--exclude {pattern!r} has no effect: it matches no item's name")
+            call.out.warning(f"--exclude {pattern!r} has no effect: it matches no item's name")
         else:
-            now.out.note(f"{pattern!r} in [clean] exclude has no effect: it matches no item's name")
+            call.out.note(f"{pattern!r} in [clean] exclude has no effect: it matches no item's name")
     for pattern in plan.unmatched_directories:
-        now.out.note(f"{pattern!r} in [dtool] directories has no effect: it matches no directory of the cache")
+        call.out.note(f"{pattern!r} in [dtool] directories has no effect: it matches no directory of the cache")
 
 
-def print_plan(now: Invocation, plan: Plan) -> int:
+def print_plan(call: Invocation, plan: Plan) -> int:
     """Print what would be removed, and what would not. Returns the exit code."""
-    _print_candidates(now, "would_remove", plan.remove, "WOULD REMOVE")
-    _record_kept(now, "keep", plan.keep)
+    _print_candidates(call, "would_remove", plan.remove, "WOULD REMOVE")
+    _record_kept(call, "keep", plan.keep)
     fields = {
         "items": len(plan.remove),
         "bytes": plan.freed,
@@ -91,7 +91,7 @@ def print_plan(now: Invocation, plan: Plan) -> int:
     if plan.within:
         text = _nothing_to_remove(plan, plan.withheld)
     missed = (*_missed(plan, plan.missed, "would be"), *_withheld(plan.withheld, plan.trashed, "would be"))
-    now.out.result("total", fields, text, *missed, *_of_lots(plan), *_forgotten(plan, "would remove lots"))
+    call.out.result("total", fields, text, *missed, *_of_lots(plan), *_forgotten(plan, "would remove lots"))
     return Exit.DONE
 
 
@@ -101,22 +101,22 @@ def _nothing_to_remove(plan: Plan, withheld: Excess) -> str:
     return f"nothing to remove: {why}; the cache contains {what}"
 
 
-def print_cleaned(now: Invocation, done: Cleaned) -> int:
+def print_cleaned(call: Invocation, done: Cleaned) -> int:
     """Print what was removed, what was kept, and why. Returns the exit code."""
-    print_reaped(now, done.reaped, False)
-    shown = done.removed if now.format != "human" else done.removed[:_SHOWN]
-    _print_candidates(now, "removed", shown, "REMOVED")
+    print_reaped(call, done.reaped, False)
+    shown = done.removed if call.format != "human" else done.removed[:_SHOWN]
+    _print_candidates(call, "removed", shown, "REMOVED")
     if len(done.removed) > len(shown):
-        now.out.note(f"and {len(done.removed) - len(shown):,} more; to list all: -f json")
-    _record_kept(now, "kept", done.plan.keep)
+        call.out.note(f"and {len(done.removed) - len(shown):,} more; to list all: -f json")
+    _record_kept(call, "kept", done.plan.keep)
     for candidate in done.taken:
-        now.out.result("kept", _fields(candidate, reason="in use now"), f"kept {candidate.label}: in use now")
+        call.out.result("kept", _fields(candidate, reason="in use now"), f"kept {candidate.label}: in use now")
     for failure in done.failed:
         text = f"failed to remove {failure.candidate.label}: {failure.reason}"
-        now.out.result("failed", _fields(failure.candidate, reason=failure.reason), text)
-    now.out.table("lease", map(lease_fields, done.in_the_way))
+        call.out.result("failed", _fields(failure.candidate, reason=failure.reason), text)
+    call.out.table("lease", map(lease_fields, done.in_the_way))
     for leftover in done.tidied:
-        now.out.detail(f"removed leftover {leftover.path}: {leftover.what}")
+        call.out.detail(f"removed leftover {leftover.path}: {leftover.what}")
     fields = {
         "items": len(done.removed),
         "bytes": done.freed,
@@ -132,7 +132,7 @@ def print_cleaned(now: Invocation, done: Cleaned) -> int:
         "unpurged_bytes": done.unpurged_bytes,
         "dry_run": False,
     }
-    now.out.result("total", fields, *_sentences(done))
+    call.out.result("total", fields, *_sentences(done))
     return Exit.DONE if done.complete else Exit.PARTIAL
 
 
@@ -258,13 +258,13 @@ def _phrase(kept: Kept) -> str:
     return _PHRASES.get(kept.reason, kept.reason)
 
 
-def print_trash(now: Invocation, trashed: Trashed, purged: Purged | None = None) -> int:
+def print_trash(call: Invocation, trashed: Trashed, purged: Purged | None = None) -> int:
     """Print what is in the trash or, with `purged`, what was deleted from it. Returns the exit code."""
     if purged is None:
         until = output.moment(trashed.until) if trashed.until else None
         fields = {"bytes": trashed.bytes, "entries": trashed.entries, "until": until, "dry_run": True}
         kept = f", kept until {until} at the latest" if until else ""
-        now.out.result("total", fields, f"in the trash: {_amount(trashed.bytes, trashed.entries) or 'nothing'}{kept}")
+        call.out.result("total", fields, f"in the trash: {_amount(trashed.bytes, trashed.entries) or 'nothing'}{kept}")
         return Exit.DONE
     size = trashed.bytes - purged.left_bytes
     fields = {
@@ -275,7 +275,7 @@ def print_trash(now: Invocation, trashed: Trashed, purged: Purged | None = None)
         "dry_run": False,
     }
     text = f"deleted {output.count(purged.copies, 'evicted copy', 'evicted copies')}, {output.size(size)}"
-    now.out.result("total", fields, text, *_still_there(purged.left, purged.left_bytes))
+    call.out.result("total", fields, text, *_still_there(purged.left, purged.left_bytes))
     return Exit.PARTIAL if purged.left else Exit.DONE
 
 
@@ -290,11 +290,11 @@ def _still_there(copies: int, size: int) -> Iterable[str]:
 
 
 def print_notice(
-    now: Invocation, cache: Cache, rules: Rules, notice: float, by: str | None, exclude: Collection[str] = ()
+    call: Invocation, cache: Cache, rules: Rules, notice: float, by: str | None, exclude: Collection[str] = ()
 ) -> int:
     """Print what `clean` would remove in `notice` seconds if nothing were used until then. Returns the exit code."""
     plan, _ = cache.plan(rules, ahead=notice)
-    report_unmatched(now, plan, exclude)
+    report_unmatched(call, plan, exclude)
     rows: Iterable[dict[str, Any]] = [
         _fields(one, copy=one.generation, user=_fetched_by(cache, one)) for one in plan.remove
     ]
@@ -309,10 +309,10 @@ def print_notice(
         rows = sorted(sums.values(), key=lambda row: -row["bytes"])
         first = columns[0] if by == "user" else Column("LOT", "lot")
         columns = [first, SIZE, Column("ITEMS", lambda row: " ".join(row["items"]))]
-    now.out.table("notice", rows, columns)
+    call.out.table("notice", rows, columns)
     fields = {"items": len(plan.remove), "bytes": plan.freed, "within_seconds": notice}
     what = f"{output.count(len(plan.remove), 'item')}, {output.size(plan.freed)}"
-    now.out.result("total", {**fields, "dry_run": True}, f"{what}; would be removed within {short_duration(notice)}")
+    call.out.result("total", {**fields, "dry_run": True}, f"{what}; would be removed within {short_duration(notice)}")
     return Exit.DONE
 
 

@@ -36,7 +36,7 @@ later_option = click.option(
 @later_option
 @common_options()
 @pass_invocation
-def add_command(now: Invocation, files: tuple[str, ...], comment: str, archive_only: bool, later: bool) -> int:
+def add_command(call: Invocation, files: tuple[str, ...], comment: str, archive_only: bool, later: bool) -> int:
     """Add files to the archive and the cache; print their ids.
 
     A file is known by its content: the id is `sha256:` and the SHA-256 of the file. `use`, `get` and `cat` accept it.
@@ -47,13 +47,13 @@ def add_command(now: Invocation, files: tuple[str, ...], comment: str, archive_o
       sc-dtool add measurements.h5
     """
     marker.check_comment(comment, LONGEST_COMMENT)
-    access = files_of(now)
+    access = files_of(call)
 
     def add(path: str) -> None:
         id = access.add(path, comment=comment, archive_only=archive_only, later=later)
-        now.out.path("added", {"file": path, "id": id}, id)
+        call.out.path("added", {"file": path, "id": id}, id)
 
-    return each(now, files, add)
+    return each(call, files, add)
 
 
 @click.command("save")
@@ -69,7 +69,7 @@ def add_command(now: Invocation, files: tuple[str, ...], comment: str, archive_o
 @common_options()
 @pass_invocation
 def save_command(
-    now: Invocation,
+    call: Invocation,
     /,
     files: tuple[str, ...],
     recursive: bool,
@@ -100,9 +100,9 @@ def save_command(
     if link and (as_one or remove or options["archive_only"] or options["later"]):
         raise UsageError("--link cannot be combined with --as-one, --remove, --archive-only or --later")
     marker.check_comment(comment, LONGEST_COMMENT)
-    access = files_of(now, many=recursive or len(files) > 1)
+    access = files_of(call, many=recursive or len(files) > 1)
     options["archive_only"] |= (recursive and not link) or as_one
-    hold, until = _lasting(now) if link else (None, "")
+    hold, until = _lasting(call) if link else (None, "")
     paths = list(_to_save(files)) if recursive else list(files)
 
     def save(path: str) -> tuple[Marker, os.stat_result]:
@@ -127,14 +127,14 @@ def save_command(
                 Sharing.REFLINK: "; it shares its space with the cache now (reflink)",
                 Sharing.COPY: "; it is kept as it is: a link needs a lease that lasts, as in `sc-dtool run`",
             }[sharing]
-        now.out.result("saved", fields, text)
+        call.out.result("saved", fields, text)
 
-    return each_at_once(now, paths, save, report, now.jobs or AT_A_TIME)
+    return each_at_once(call, paths, save, report, call.jobs or AT_A_TIME)
 
 
-def _lasting(now: Invocation) -> tuple[Callable[[Request], Lease] | None, str]:
+def _lasting(call: Invocation) -> tuple[Callable[[Request], Lease] | None, str]:
     """What takes a lease that lasts until the command of `sc-dtool run` ends, and that command; None outside of one."""
-    cache = now.cache()
+    cache = call.cache()
     owner = running_command(cache.store.proc)
     return (None, "") if owner is None else (partial(cache.hold, owner), str(owner))
 
@@ -165,7 +165,7 @@ def _remove(path: str, before: os.stat_result) -> None:
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @common_options()
 @pass_invocation
-def get_command(now: Invocation, what: str, target: str, force: bool) -> None:
+def get_command(call: Invocation, what: str, target: str, force: bool) -> None:
     """Write what an id or a marker stands for to a file.
 
     The file appears when it is complete. If the cache has no room for it, it comes from the archive alone.
@@ -175,7 +175,7 @@ def get_command(now: Invocation, what: str, target: str, force: bool) -> None:
       sc-dtool get data.csv.marker -o /tmp/data.csv
     """
     named = meant(what)
-    access = files_of(now)
+    access = files_of(call)
     one = access.marker_of(named if isinstance(named, Marker) else what)
     if one.directory:
         raise UsageError(f"{printable(what)} stands for a directory", hint="sc-dtool marker restore")
@@ -183,7 +183,7 @@ def get_command(now: Invocation, what: str, target: str, force: bool) -> None:
         access.copy_out(one, target, replace=force)
     except FileExistsError as error:
         raise UsageError(f"{printable(target)} exists", hint="give --force to replace it") from error
-    now.out.path("file", {"path": target, "sha256": one.sha256}, target)
+    call.out.path("file", {"path": target, "sha256": one.sha256}, target)
 
 
 @click.command("cat")
@@ -191,7 +191,7 @@ def get_command(now: Invocation, what: str, target: str, force: bool) -> None:
 @click.option("--offset", type=click.IntRange(0), default=0, metavar="N", help="Start at byte N.")
 @common_options()
 @pass_invocation
-def cat_command(now: Invocation, what: str, offset: int) -> None:
+def cat_command(call: Invocation, what: str, offset: int) -> None:
     """Print the bytes that an id or a marker stands for.
 
     \b
@@ -200,14 +200,14 @@ def cat_command(now: Invocation, what: str, offset: int) -> None:
     """
     named = meant(what)
     sys.stdout.flush()
-    with files_of(now).open(named if isinstance(named, Marker) else what, "rb", offset=offset) as file:
+    with files_of(call).open(named if isinstance(named, Marker) else what, "rb", offset=offset) as file:
         while data := file.read(1 << 20):
             sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 
 
-def files_of(now: Invocation, *, many: bool = False) -> Files:
+def files_of(call: Invocation, *, many: bool = False) -> Files:
     """The files of the selected cache, whose leases end with the command. `many`: without a progress bar for each."""
-    cache = now.cache(progress=None) if many else now.cache()
+    cache = call.cache(progress=None) if many else call.cache()
     click.get_current_context().call_on_close(cache.close)
     return cache.files

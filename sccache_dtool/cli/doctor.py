@@ -45,7 +45,7 @@ _DETAILS = 3
 @common_options()
 @pass_invocation
 def doctor_command(
-    now: Invocation, fix: bool, verify_content: bool, directory: str | None, peer: bool, wait: float | None
+    call: Invocation, fix: bool, verify_content: bool, directory: str | None, peer: bool, wait: float | None
 ) -> int:
     """Find damage and leftovers, and test file systems.
 
@@ -70,19 +70,19 @@ def doctor_command(
             )
         if not directory.strip():
             raise UsageError("--verify-filesystem needs a directory", hint="name one on the mount, such as /scratch")
-        return _verify(now, directory, peer, wait)
+        return _verify(call, directory, peer, wait)
     if peer or wait is not None:
         raise UsageError("--peer and --wait need --verify-filesystem", hint="add --verify-filesystem DIR")
-    return _examine(now, fix, verify_content)
+    return _examine(call, fix, verify_content)
 
 
 # -- caches ------------------------------------------------------------------------------------------------------------
 
 
-def _examine(now: Invocation, fix: bool, verify_content: bool) -> int:
-    cache = now.cache()
+def _examine(call: Invocation, fix: bool, verify_content: bool) -> int:
+    cache = call.cache()
     findings = cache.examine()
-    repairs = _Repairs(now)
+    repairs = _Repairs(call)
     for _ in range(_ROUNDS if fix else 0):
         before = {finding.path for finding in findings if finding.repair}
         if not before:
@@ -96,16 +96,16 @@ def _examine(now: Invocation, fix: bool, verify_content: bool) -> int:
         findings += repairs.attempt(checked.bad) if fix else checked.bad
         fields = {"read": checked.read, "bad": len(checked.bad), "without_digest": checked.without_digest}
         text = f"read {output.count(checked.read, 'payload')}, of which {checked.without_digest} have no digest"
-        now.out.result("content", fields, text)
+        call.out.result("content", fields, text)
     for finding in findings:
-        _print_finding(now, finding, repairs.refused.get(finding.path))
-    _print_lot_rights(now, cache)
+        _print_finding(call, finding, repairs.refused.get(finding.path))
+    _print_lot_rights(call, cache)
     text = f"{output.count(len(findings), 'finding')}" + (f", {repairs.done} repaired" if fix else "")
-    now.out.result("total", {"findings": len(findings), "repaired": repairs.done}, text)
+    call.out.result("total", {"findings": len(findings), "repaired": repairs.done}, text)
     return Exit.FINDINGS if findings else Exit.DONE
 
 
-def _print_lot_rights(now: Invocation, cache: Cache) -> None:
+def _print_lot_rights(call: Invocation, cache: Cache) -> None:
     """Say who may change the lots. That is not a finding: the permissions of their directory are for people to set."""
     try:
         found = cache.lot_rights()
@@ -120,10 +120,10 @@ def _print_lot_rights(now: Invocation, cache: Cache) -> None:
         who = "every user" if found.everybody else f"every member of group {found.group}"
         text += f"; {who} can write there, so that only rules prevent other changes (to forbid them: chmod go-w)"
     fields = found._asdict()
-    now.out.result("lot_rights", fields | {"managers": list(found.managers)}, records.printable(text))
+    call.out.result("lot_rights", fields | {"managers": list(found.managers)}, records.printable(text))
 
 
-def _print_finding(now: Invocation, finding: Finding, refused: str | None) -> None:
+def _print_finding(call: Invocation, finding: Finding, refused: str | None) -> None:
     """Print a finding with its remedy. `refused`: why it could not be repaired."""
     fields = {
         "path": finding.path,
@@ -138,14 +138,14 @@ def _print_finding(now: Invocation, finding: Finding, refused: str | None) -> No
         remedy = f" (--fix {finding.remedy})"
     else:
         remedy = f"; not repaired: {refused}"
-    now.out.result("finding", fields, records.printable(f"{finding.path}: {finding.what}{remedy}"))
+    call.out.result("finding", fields, records.printable(f"{finding.path}: {finding.what}{remedy}"))
 
 
 class _Repairs:
     """Repairs findings: prints each success at once, and keeps the reason of each failure."""
 
-    def __init__(self, now: Invocation) -> None:
-        self._now = now
+    def __init__(self, call: Invocation) -> None:
+        self._call = call
         self.done = 0
         self.refused: dict[str, str] = {}  # by path
 
@@ -166,7 +166,7 @@ class _Repairs:
             return False
         self.done += 1
         what = {"path": finding.path, "finding": finding.what}
-        self._now.out.result("repaired", what, f"repaired {finding.path}: {finding.what}")
+        self._call.out.result("repaired", what, f"repaired {finding.path}: {finding.what}")
         return True
 
 
@@ -179,7 +179,7 @@ def _some(details: Sequence[str]) -> list[str]:
 # -- file systems ------------------------------------------------------------------------------------------------------
 
 
-def _verify(now: Invocation, directory: str, peer: bool, wait: float | None) -> int:
+def _verify(call: Invocation, directory: str, peer: bool, wait: float | None) -> int:
     from sccache_dtool import verify
     from sccache_dtool.disk.filesystem import FileSystem
 
@@ -192,18 +192,18 @@ def _verify(now: Invocation, directory: str, peer: bool, wait: float | None) -> 
     role = role_from(os.environ, peer=peer, wait=wait)
     path = os.path.abspath(directory)
     if not role:
-        now.out.note("a verification needs only two tasks; this task does nothing")
+        call.out.note("a verification needs only two tasks; this task does nothing")
         return Exit.DONE
-    report = verify.verify(FileSystem(), path, role, now.out.note)
+    report = verify.verify(FileSystem(), path, role, call.out.note)
     fields = {"path": path, "fitness": str(report.fitness), "verdict": report.verdict}
-    now.out.result("verdict", fields, f"{path}: {records.printable(report.verdict)}")
+    call.out.result("verdict", fields, f"{path}: {records.printable(report.verdict)}")
     if not role.is_peer:
         rows = (
             {"check": one.check, "result": one.weight.word, "evidence": one.what, "figures": dict(one.figures)}
             for one in report.findings
         )
         columns = [Column("RESULT", "result"), Column("CHECK", "check"), Column("EVIDENCE", "evidence")]
-        now.out.table("check", rows, columns)
+        call.out.table("check", rows, columns)
     return codes[report.fitness]
 
 

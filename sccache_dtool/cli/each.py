@@ -14,13 +14,13 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def each(now: Invocation, tasks: Sequence[Task], act: Callable[[Task], object]) -> int:
+def each(call: Invocation, tasks: Sequence[Task], act: Callable[[Task], object]) -> int:
     """Do each task in turn, even if one fails; the exit code is as for `each_at_once`."""
-    return each_at_once(now, tasks, act, lambda task, result: None, most=1)
+    return each_at_once(call, tasks, act, lambda task, result: None, most=1)
 
 
 def each_at_once(
-    now: Invocation,
+    call: Invocation,
     tasks: Sequence[Task],
     act: Callable[[Task], Result],
     report: Callable[[Task, Result], object],
@@ -41,7 +41,7 @@ def each_at_once(
                 raise
             except (CacheError, OSError) as error:
                 failure = error if isinstance(error, CacheError) else translate(error)
-                now.out.error(failure)
+                call.out.error(failure)
                 codes.append(failure.exit_code)
     if not codes:
         return Exit.DONE

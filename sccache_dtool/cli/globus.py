@@ -19,7 +19,7 @@ from sccache_dtool.errors import CacheError, FetchFailed, UsageError
 )
 @common_options()
 @pass_invocation
-def globus_command(now: Invocation, action: str, collections: tuple[str, ...]) -> None:
+def globus_command(call: Invocation, action: str, collections: tuple[str, ...]) -> None:
     """Log in to Globus for sources globus://..., or log out.
 
     `login` stores tokens in ~/.globus, and `logout` revokes and removes them. A mapped collection may require a consent
@@ -38,7 +38,7 @@ def globus_command(now: Invocation, action: str, collections: tuple[str, ...]) -
     import globus_sdk
     from globus_sdk.scopes import GCSCollectionScopes, TransferScopes
 
-    app = globus.make_app(now.cache().settings, asks=True)
+    app = globus.make_app(call.cache().settings, asks=True)
     if isinstance(app, globus_sdk.ClientApp):
         raise UsageError(f"${globus.CLIENT_SECRET} is set, so that no login is needed")
     scope = TransferScopes.all
@@ -52,6 +52,6 @@ def globus_command(now: Invocation, action: str, collections: tuple[str, ...]) -
             app.login(force=bool(collections))
     except globus_sdk.GlobusError as error:
         raise CacheError(f"Globus refused the {action}: {error}") from error
-    now.out.result(
+    call.out.result(
         "globus", {"action": action}, "logged out of Globus" if action == "logout" else "logged in to Globus"
     )

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from sccache_dtool.catalog.holdings import Holding
 
 
-def print_holdings(now: Invocation, cache: Cache, user: str | None, notice: float | None, ical: bool) -> None:
+def print_holdings(call: Invocation, cache: Cache, user: str | None, notice: float | None, ical: bool) -> None:
     """Print the leases of a user, or of everybody; `notice`: only those that end within so many seconds."""
-    if ical and now.format != "human":
+    if ical and call.format != "human":
         raise UsageError("--ical and -f cannot be combined", hint="leave out -f")
     moment = time.time()
     found = sorted(cache.holdings(user), key=lambda one: (one.until or float("inf"), one.item.label))
@@ -29,9 +29,9 @@ def print_holdings(now: Invocation, cache: Cache, user: str | None, notice: floa
         found = [one for one in found if one.until is not None and (notice is None or one.until < moment + notice)]
     if ical:
         if found:
-            now.out.text(_calendar(now, cache, found, moment))
+            call.out.text(_calendar(call, cache, found, moment))
         else:
-            now.out.note("no lease ends at a known time, so there is no calendar")
+            call.out.note("no lease ends at a known time, so there is no calendar")
         return
     columns = [
         Column("ITEM", "name"),
@@ -43,10 +43,10 @@ def print_holdings(now: Invocation, cache: Cache, user: str | None, notice: floa
         columns.append(Column("TO KEEP IT", lambda row: row["renew"] or ""))
     by, of = ("", "") if user is None else (f" by {user}", f" of {user}")
     empty = f"no lease is held{by}" if notice is None else f"no lease{of} ends within that time"
-    now.out.table("held", (holding_fields(now, one) for one in found), columns, empty)
+    call.out.table("held", (holding_fields(call, one) for one in found), columns, empty)
 
 
-def holding_fields(now: Invocation, one: Holding) -> dict[str, Any]:
+def holding_fields(call: Invocation, one: Holding) -> dict[str, Any]:
     """The fields of a `held` record."""
     held, record = one.judged.held, one.judged.record
     session = None if record is None else record.session
@@ -62,7 +62,7 @@ def holding_fields(now: Invocation, one: Holding) -> dict[str, Any]:
         "until": output.moment(one.until),
         "lasts": lasts(one),
         "session": None if session is None else printable(session.session),
-        "renew": _renew(now, one),
+        "renew": _renew(call, one),
         "verdict": str(one.judged.verdict.state),
         "evidence": one.judged.verdict.evidence,
         "_since": one.judged.since,
@@ -77,20 +77,20 @@ def sum_fields(found: Iterable[Holding]) -> dict[str, Any]:
     return {"held": len(listed), "until": output.moment(last), "lasts": list(dict.fromkeys(map(lasts, listed)))}
 
 
-def _renew(now: Invocation, one: Holding) -> str | None:
+def _renew(call: Invocation, one: Holding) -> str | None:
     """The command that extends the lifetime; None if there is none."""
     record = one.judged.record
     if record is None or one.until is None:
         return None
     if record.kind is JOB and record.job is not None:
         at = f"@{record.job.cluster}" if record.job.cluster else ""
-        return now.command("renew", "--holder", f"{record.job.scheduler}:{record.job.id}{at}")
+        return call.command("renew", "--holder", f"{record.job.scheduler}:{record.job.id}{at}")
     if record.process is not None:
-        return f"{now.command('renew', '--holder', f'pid:{record.process.pid}')}  # on {record.host}"
-    return now.command("renew", "--holder", str(record.name))
+        return f"{call.command('renew', '--holder', f'pid:{record.process.pid}')}  # on {record.host}"
+    return call.command("renew", "--holder", str(record.name))
 
 
-def _calendar(now: Invocation, cache: Cache, found: Iterable[Holding], moment: float) -> str:
+def _calendar(call: Invocation, cache: Cache, found: Iterable[Holding], moment: float) -> str:
     from sccache_dtool.cli.ical import Event, calendar
 
     def event(one: Holding) -> Event:
@@ -98,7 +98,7 @@ def _calendar(now: Invocation, cache: Cache, found: Iterable[Holding], moment: f
         lines = [
             f"{one.item.label} in {cache.root} is held by {one.judged.by}, until {lasts(one)}.",
             "After that, it may be removed.",
-            f"To keep it: {_renew(now, one)}",
+            f"To keep it: {_renew(call, one)}",
         ]
         return Event(
             f"{held.name}@{cache.check()}",

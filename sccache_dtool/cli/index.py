@@ -35,7 +35,7 @@ def index_command() -> None:
 @click.option("--comments", is_flag=True, help="Show only entries that have a comment.")
 @common_options()
 @pass_invocation
-def ls(now: Invocation, ids: tuple[str, ...], comments: bool) -> None:
+def ls(call: Invocation, ids: tuple[str, ...], comments: bool) -> None:
     """List each time that a file was added: id, size, time, name, user, project and comment.
 
     \b
@@ -43,7 +43,7 @@ def ls(now: Invocation, ids: tuple[str, ...], comments: bool) -> None:
       sc-dtool index ls --comments
     """
     wanted = [index.digits_of(id) for id in ids]
-    archive = now.cache().archive
+    archive = call.cache().archive
     found = (one for digits in wanted for one in archive.records(digits)) if wanted else archive.entries()
 
     def row(record: Record) -> dict[str, object]:
@@ -61,14 +61,14 @@ def ls(now: Invocation, ids: tuple[str, ...], comments: bool) -> None:
         Column("PROJECT", "project"),
         Column("COMMENT", "comment"),
     ]
-    now.out.table("entry", rows, columns, empty="there are no such entries")
+    call.out.table("entry", rows, columns, empty="there are no such entries")
 
 
 @index_command.command("has")
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @common_options()
 @pass_invocation
-def has(now: Invocation, ids: tuple[str, ...]) -> int:
+def has(call: Invocation, ids: tuple[str, ...]) -> int:
     """Say whether files were ever added; the exit code is 1 if one was not.
 
     \b
@@ -77,25 +77,25 @@ def has(now: Invocation, ids: tuple[str, ...]) -> int:
     """
     for id in ids:
         index.digits_of(id)
-    known = index.IndexCSV(now.cache().archive)
+    known = index.IndexCSV(call.cache().archive)
     answers = {id: known.has(id) for id in ids}
     for id, is_known in answers.items():
-        now.out.result("known", {"id": id, "known": is_known}, f"{id}  {'yes' if is_known else 'no'}")
+        call.out.result("known", {"id": id, "known": is_known}, f"{id}  {'yes' if is_known else 'no'}")
     return Exit.DONE if all(answers.values()) else Exit.ERROR
 
 
 @index_command.command("known")
 @common_options()
 @pass_invocation
-def known(now: Invocation) -> None:
+def known(call: Invocation) -> None:
     """Print the ids of all files that were ever added, each once.
 
     \b
     Example:
       sc-dtool index known | wc -l
     """
-    for digits in now.cache().archive.known():
-        now.out.path("known", {"id": objects.word(digits), "known": True}, objects.word(digits))
+    for digits in call.cache().archive.known():
+        call.out.path("known", {"id": objects.word(digits), "known": True}, objects.word(digits))
 
 
 @index_command.command("add")
@@ -103,7 +103,7 @@ def known(now: Invocation) -> None:
 @click.option("--comment", default="", metavar="TEXT", help="A text for whoever looks the file up.")
 @common_options()
 @pass_invocation
-def add(now: Invocation, id: str, comment: str) -> None:
+def add(call: Invocation, id: str, comment: str) -> None:
     """Record once more that a file was added, such as with another comment.
 
     The archive must have it.
@@ -114,8 +114,8 @@ def add(now: Invocation, id: str, comment: str) -> None:
     """
     digits = index.digits_of(id)
     marker.check_comment(comment, LONGEST_COMMENT)
-    record = files_of(now).record(digits, comment)
-    now.out.result("entry", {"id": objects.word(record.digits), "bytes": record.bytes}, objects.word(record.digits))
+    record = files_of(call).record(digits, comment)
+    call.out.result("entry", {"id": objects.word(record.digits), "bytes": record.bytes}, objects.word(record.digits))
 
 
 @index_command.command("export")
@@ -123,7 +123,7 @@ def add(now: Invocation, id: str, comment: str) -> None:
 @click.argument("file", metavar="FILE")
 @common_options()
 @pass_invocation
-def export(now: Invocation, form: str, file: str) -> None:
+def export(call: Invocation, form: str, file: str) -> None:
     """Write the index to a file for other programs.
 
     An earlier file is replaced as a whole. csv: id and time, without a header. json: a list of objects. sqlite: the
@@ -133,16 +133,16 @@ def export(now: Invocation, form: str, file: str) -> None:
     Example:
       sc-dtool index export --to sqlite index.sqlite
     """
-    count = index.export(now.cache().archive, form, file)
-    now.out.path("exported", {"path": file, "entries": count}, file)
-    now.out.note(f"wrote {output.count(count, 'entry', 'entries')}")
+    count = index.export(call.cache().archive, form, file)
+    call.out.path("exported", {"path": file, "entries": count}, file)
+    call.out.note(f"wrote {output.count(count, 'entry', 'entries')}")
 
 
 @index_command.command("import")
 @click.argument("file", metavar="FILE")
 @common_options()
 @pass_invocation
-def import_(now: Invocation, file: str) -> int:
+def import_(call: Invocation, file: str) -> int:
     """Add the files of an index that knew them by MD5.
 
     FILE is an `index.csv` whose files are beside it: see `sc-dtool archive adopt`.
@@ -153,4 +153,4 @@ def import_(now: Invocation, file: str) -> int:
     """
     if not os.path.exists(file):
         raise FetchFailed(f"there is no file {file}")
-    return import_index(now, file)
+    return import_index(call, file)

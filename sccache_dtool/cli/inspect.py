@@ -95,7 +95,7 @@ _SORTS: dict[str, Callable[[Item], Any]] = {
 @common_options()
 @pass_invocation
 @by_all_tasks
-def ls_command(now: Invocation, filters: tuple[str, ...], sort: str | None, long: bool, user: str | None) -> None:
+def ls_command(call: Invocation, filters: tuple[str, ...], sort: str | None, long: bool, user: str | None) -> None:
     """List the items with their keys, sizes and states.
 
     An item is in-use if it has a lease, idle if it has none, and evicted if only its history is left. One that is not
@@ -107,7 +107,7 @@ def ls_command(now: Invocation, filters: tuple[str, ...], sort: str | None, long
       sc-dtool ls --filter 'hg*' -f json
       sc-dtool ls --mine
     """
-    cache = now.cache()
+    cache = call.cache()
     moment = time.time()
     matched: set[str] = set()
     fetches = cache.fetches()
@@ -119,7 +119,7 @@ def ls_command(now: Invocation, filters: tuple[str, ...], sort: str | None, long
     found: Iterable[Item] = _filtered(cache, filters, fetches, matched, lots)
     if user is not None:
         found = (item for item in found if item.key in held)
-    if sort or now.format == "human":
+    if sort or call.format == "human":
         found = sorted(found, key=_SORTS[sort or "name"])
     columns = [NAME, KEY, SIZE, Column("STATE", _shown_state), USES, last_use(moment)]
     if long:
@@ -131,10 +131,10 @@ def ls_command(now: Invocation, filters: tuple[str, ...], sort: str | None, long
 
         columns.append(Column("UNTIL", lambda row: ", ".join(row["lasts"])))
         rows = ({**row, **sum_fields(held[row["item"]])} for row in rows)
-    now.out.table("item", rows, columns, "" if user is None else f"no item is held by {user}")
+    call.out.table("item", rows, columns, "" if user is None else f"no item is held by {user}")
     for pattern in dict.fromkeys(filters):
         if pattern not in _STATES and pattern not in matched:
-            now.out.note(f"no item has a name that matches {pattern!r}")
+            call.out.note(f"no item has a name that matches {pattern!r}")
 
 
 #: States that `--filter` accepts; every other word is a pattern.
@@ -224,7 +224,7 @@ def _listed(cache: Cache, item: Item) -> dict[str, Any]:
 @common_options()
 @pass_invocation
 @by_all_tasks
-def status_command(now: Invocation, item: str | None, user: str | None, notice: float | None, ical: bool) -> None:
+def status_command(call: Invocation, item: str | None, user: str | None, notice: float | None, ical: bool) -> None:
     """Show the state of the cache, or of one ITEM and its holders.
 
     ITEM is a name, a key, the beginning of a key, or a path in the cache. With --mine, --user, --notice or --ical, list
@@ -236,7 +236,7 @@ def status_command(now: Invocation, item: str | None, user: str | None, notice: 
       sc-dtool status --mine
       sc-dtool status --user ada --notice 2d
     """
-    cache = now.cache()
+    cache = call.cache()
     if user is not None or notice is not None or ical:
         from sccache_dtool.cli.holdings import print_holdings
 
@@ -244,10 +244,10 @@ def status_command(now: Invocation, item: str | None, user: str | None, notice: 
             raise UsageError(
                 "lists of leases cannot be restricted to one item", hint=f"to show who holds it: sc-dtool why {item}"
             )
-        print_holdings(now, cache, user, notice, ical)
+        print_holdings(call, cache, user, notice, ical)
         return
     if item is None:
-        _cache_status(now, cache)
+        _cache_status(call, cache)
         return
     found = cache.item(cache.find(item))
     fetch = cache.fetches(found.key).get(found.key)
@@ -263,8 +263,8 @@ def status_command(now: Invocation, item: str | None, user: str | None, notice: 
     if fetch is not None:
         lines.append(f"fetch    {being_fetched(fetch)}")
     lines.append(f"uses     {found.uses:,}, {found.leases:,} of them not finished")
-    now.out.result("item", fields, *lines)
-    _print_leases(now, cache.judged(found))
+    call.out.result("item", fields, *lines)
+    _print_leases(call, cache.judged(found))
 
 
 def _fetched(fields: Fields) -> str:
@@ -278,10 +278,10 @@ def _fetched(fields: Fields) -> str:
 _MOST_FETCHES = 10
 
 
-def _cache_status(now: Invocation, cache: Cache) -> None:
+def _cache_status(call: Invocation, cache: Cache) -> None:
     glance = cache.overview()
     for error in cache.settings.mistakes:
-        now.out.warning(error.message)
+        call.out.warning(error.message)
     sums = total(cache.survey(functools.partial(add_up, 0)), 0)
     fields = {
         "root": str(glance.root),
@@ -313,16 +313,16 @@ def _cache_status(now: Invocation, cache: Cache) -> None:
         f"in trash  {glance.trashed:,}",
         f"uses      {fields['uses']:,} so far",
     ]
-    now.out.result("cache", fields, *lines)
+    call.out.result("cache", fields, *lines)
     for one in glance.fetches:
-        now.out.result("fetch", {"item": one.key, "name": one.label, "state": str(one.state), **fetch_fields(one)})
+        call.out.result("fetch", {"item": one.key, "name": one.label, "state": str(one.state), **fetch_fields(one)})
 
 
 @click.command("why")
 @click.argument("item")
 @common_options()
 @pass_invocation
-def why_command(now: Invocation, item: str) -> None:
+def why_command(call: Invocation, item: str) -> None:
     """Show who holds ITEM, since when, and how that is known.
 
     ITEM is a name, a key, the beginning of a key, or a path in the cache. Each holder is alive, dead or unknown.
@@ -332,7 +332,7 @@ def why_command(now: Invocation, item: str) -> None:
     Example:
       sc-dtool why hg38.tar.gz
     """
-    cache = now.cache()
+    cache = call.cache()
     found = cache.item(cache.find(item))
     fetch = cache.fetches(found.key).get(found.key)
     fields = {"item": found.key, "name": found.label, "state": _state(found, fetch), "leases": found.leases}
@@ -350,8 +350,8 @@ def why_command(now: Invocation, item: str) -> None:
     else:
         reason = f"{found.label} is kept: {output.count(found.leases, 'lease')} held"
     also = [f"it is {being_fetched(fetch)}"] if fetch is not None and found.copies else []
-    now.out.result("why", {**fields, "reason": reason, **fetch_fields(fetch)}, reason, *also)
-    _print_leases(now, cache.judged(found))
+    call.out.result("why", {**fields, "reason": reason, **fetch_fields(fetch)}, reason, *also)
+    _print_leases(call, cache.judged(found))
 
 
 def lease_fields(one: Judged) -> dict[str, Any]:
@@ -367,16 +367,16 @@ def lease_fields(one: Judged) -> dict[str, Any]:
     }
 
 
-def _print_leases(now: Invocation, judged: list[Judged]) -> None:
+def _print_leases(call: Invocation, judged: list[Judged]) -> None:
     moment = time.time()
     for one in judged:
         fields = lease_fields(one)
         since = "an unknown time" if one.since is None else output.ago(one.since, moment)
         human = f"  {one.by}, since {since}: {one.verdict.state}, {one.verdict.evidence}"
-        now.out.result("lease", fields, human)
+        call.out.result("lease", fields, human)
         if one.verdict.state is State.UNKNOWN and one.held.lease is not None:
-            command = now.command("reap", "--holder", one.holder_id)
-            now.out.note(f"    if you know that it has ended: {command}")
+            command = call.command("reap", "--holder", one.holder_id)
+            call.out.note(f"    if you know that it has ended: {command}")
 
 
 @click.command("log")
@@ -384,7 +384,7 @@ def _print_leases(now: Invocation, judged: list[Judged]) -> None:
 @click.option("--since", type=DURATION, help="Show only uses that ended within the last TIME: 7d.")
 @common_options()
 @pass_invocation
-def log_command(now: Invocation, item: str | None, since: float | None) -> None:
+def log_command(call: Invocation, item: str | None, since: float | None) -> None:
     """Show the finished uses of ITEM, or of all items.
 
     ITEM is a name, a key, the beginning of a key, or a path in the cache.
@@ -393,7 +393,7 @@ def log_command(now: Invocation, item: str | None, since: float | None) -> None:
     Example:
       sc-dtool log --since 7d
     """
-    cache = now.cache()
+    cache = call.cache()
     keys = [key for part in cache.survey(_used) for key in part] if item is None else [cache.find(item)]
     earliest = 0.0 if since is None else time.time() - since
     columns = [
@@ -405,7 +405,7 @@ def log_command(now: Invocation, item: str | None, since: float | None) -> None:
     ]
     rows = sorted(_uses(cache, keys, earliest), key=lambda row: row["_end"])
     empty = "no use has ended yet" if since is None else "no use has ended in that time"
-    now.out.table("use", rows, columns, empty)
+    call.out.table("use", rows, columns, empty)
 
 
 def _used(items: Iterator[Item]) -> list[str]:
@@ -432,7 +432,7 @@ def _uses(cache: Cache, keys: list[str], earliest: float) -> Iterator[dict[str, 
 @click.command("dir")
 @common_options()
 @pass_invocation
-def dir_command(now: Invocation) -> None:
+def dir_command(call: Invocation) -> None:
     """Print the cache's directory.
 
     It is the directory of --cache-dir, or else of $DTOOL_CACHE_DIRECTORY, or else dtool's own cache directory. The exit
@@ -442,6 +442,6 @@ def dir_command(now: Invocation) -> None:
     Example:
       cd "$(sc-dtool dir)"
     """
-    cache = now.cache()
+    cache = call.cache()
     cache.check()
-    now.out.path("dir", {"path": str(cache.root)}, str(cache.root))
+    call.out.path("dir", {"path": str(cache.root)}, str(cache.root))

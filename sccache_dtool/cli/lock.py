@@ -45,7 +45,7 @@ def lock_command() -> None:
 @click.option("--state", type=click.Choice(locks.STATES), help="Only the locks in this state.")
 @common_options()
 @pass_invocation
-def ls(now: Invocation, /, item: str | None, **wanted: str | None) -> None:
+def ls(call: Invocation, /, item: str | None, **wanted: str | None) -> None:
     """List locks and all other leases.
 
     OWNER is what `lock get --owner` was given; otherwise, the session, name, job or process that holds the lease. If
@@ -55,7 +55,7 @@ def ls(now: Invocation, /, item: str | None, **wanted: str | None) -> None:
     Example:
       sc-dtool lock ls --session s2a00f74596eaf513
     """
-    cache = now.cache()
+    cache = call.cache()
     found = cache.locks(item=None if item is None else cache.find(item), **wanted)
     moment = time.time()
     labels = functools.cache(key_label)
@@ -68,8 +68,8 @@ def ls(now: Invocation, /, item: str | None, **wanted: str | None) -> None:
         Column("SINCE", lambda lock: output.ago(lock.since, moment)),
         Column("STATE", attrgetter("state")),
     ]
-    rows = found if now.format == "human" else _with_paths(cache, found)  # people are shown no path
-    now.out.table("lock", rows, columns, empty="no locks")
+    rows = found if call.format == "human" else _with_paths(cache, found)  # people are shown no path
+    call.out.table("lock", rows, columns, empty="no locks")
 
 
 @lock_command.command("get")
@@ -79,7 +79,7 @@ def ls(now: Invocation, /, item: str | None, **wanted: str | None) -> None:
 @click.option("--wait", type=DURATION, help="Wait at most this long for another process's download: 1h.")
 @common_options()
 @pass_invocation
-def get(now: Invocation, session: str, item: str, owner: str | None, wait: float | None) -> None:
+def get(call: Invocation, session: str, item: str, owner: str | None, wait: float | None) -> None:
     """Lock ITEM for a session, and print the lock's id, alone.
 
     ITEM is the path of an item in the session, its name, its key, or the beginning of its key. If it is not in the
@@ -92,14 +92,14 @@ def get(now: Invocation, session: str, item: str, owner: str | None, wait: float
     """
     if owner is not None and not (0 < len(owner) <= 100 and owner.isprintable()):
         raise UsageError("an owner has 1 to 100 printable characters")
-    cache = now.cache()
+    cache = call.cache()
     lock = cache.session(session).lock(item, owner, wait)
     try:
         shown = locks.Lock(
             lock.id, session, lock.key, owner or session, "", "", None, None, None, locks.HELD, lock.place.generation
-        ) if now.format == "human" else locks.show(cache.store, lock.id)  # fmt: skip
-        now.out.detail(f"path: {lock.place.payload}")
-        now.out.path("lock", _with_path(cache, shown), lock.id)
+        ) if call.format == "human" else locks.show(cache.store, lock.id)  # fmt: skip
+        call.out.detail(f"path: {lock.place.payload}")
+        call.out.path("lock", _with_path(cache, shown), lock.id)
     except BaseException:  # a caller that has not got the id cannot release the lock
         lock.release()
         raise
@@ -109,14 +109,14 @@ def get(now: Invocation, session: str, item: str, owner: str | None, wait: float
 @click.argument("lock")
 @common_options()
 @pass_invocation
-def show(now: Invocation, lock: str) -> None:
+def show(call: Invocation, lock: str) -> None:
     """Show a lock: its item, its owner, its state and its path.
 
     \b
     Example:
       sc-dtool lock show n2744ccd10c75-7a037d54789b.0
     """
-    cache = now.cache()
+    cache = call.cache()
     found = locks.show(cache.store, lock)
     fields = _with_path(cache, found)
     lines = [
@@ -128,14 +128,14 @@ def show(now: Invocation, lock: str) -> None:
         f"owner    {found.owner}",
         f"by       {found.by}: {found.verdict.state}, {found.verdict.evidence}",
     ]
-    now.out.result("lock", fields, *lines)
+    call.out.result("lock", fields, *lines)
 
 
 @lock_command.command("release")
 @click.argument("lock")
 @common_options()
 @pass_invocation
-def release(now: Invocation, lock: str) -> None:
+def release(call: Invocation, lock: str) -> None:
     """Release a lock.
 
     Releasing a lock twice is not an error: the command says when it was released.
@@ -144,10 +144,10 @@ def release(now: Invocation, lock: str) -> None:
     Example:
       sc-dtool lock release n2744ccd10c75-7a037d54789b.0
     """
-    found, done = locks.release(now.cache().store, lock)
+    found, done = locks.release(call.cache().store, lock)
     at = output.moment(found.ended)
     text = f"released {found.id}" if done else f"{found.id} was already released, at {at}"
-    now.out.result("released", {"lock": found.id, "item": found.item, "by_this_call": done, "released": at}, text)
+    call.out.result("released", {"lock": found.id, "item": found.item, "by_this_call": done, "released": at}, text)
 
 
 @lock_command.command("cat")
@@ -158,7 +158,7 @@ def release(now: Invocation, lock: str) -> None:
 @click.option("--wait", type=DURATION, help="Wait at most this long for the item to be fetched. Default: 0s.")
 @common_options()
 @pass_invocation
-def cat(now: Invocation, lock: str, path: str, span: str | None, tar: bool, wait: float | None) -> None:
+def cat(call: Invocation, lock: str, path: str, span: str | None, tar: bool, wait: float | None) -> None:
     """Write the content of a locked item to standard output.
 
     The exit code is 11 if the item is still being fetched.
@@ -170,11 +170,11 @@ def cat(now: Invocation, lock: str, path: str, span: str | None, tar: bool, wait
     if tar and span is not None:
         raise UsageError("--tar and --range cannot be combined")
     wanted = (0, None) if span is None else locks.parse_range(span)
-    store = now.cache().store
+    store = call.cache().store
     payload = locks.path_of(store, locks.wait_until_held(store, lock, wait or 0.0))
     if payload is None:
         raise UsageError(
-            f"the item of lock {lock} has no file or directory", hint=f"to find out why: {now.command('doctor')}"
+            f"the item of lock {lock} has no file or directory", hint=f"to find out why: {call.command('doctor')}"
         )
     sys.stdout.flush()
     write: Callable[[bytes], Any] = sys.stdout.buffer.write

@@ -145,7 +145,7 @@ def lot_command() -> None:
 @common_options()
 @pass_invocation
 def create(
-    now: Invocation,
+    call: Invocation,
     /,
     name: str,
     parents: tuple[str, ...],
@@ -177,13 +177,13 @@ def create(
         created=float(int(time.time() if created is None else created)),
         **_given(given, Lot(name, "", frozenset())),
     )
-    cache = now.cache()
+    cache = call.cache()
 
     def make(lots: Lots) -> Lots:
         return _fit(lots, lots.add(new, caller=_caller(cache, caller), children=children), strict)
 
     table = cache.change_lots(make, f"create {name}")
-    _print(now, table.lots, [name], {})
+    _print(call, table.lots, [name], {})
 
 
 @lot_command.command("set")
@@ -198,7 +198,7 @@ def create(
 @common_options()
 @pass_invocation
 def set_lot(
-    now: Invocation,
+    call: Invocation,
     /,
     name: str,
     add_parent: tuple[str, ...],
@@ -218,7 +218,7 @@ def set_lot(
     Example:
       sc-dtool lot set physics --dedicated 60TB --expires 2099-12-31
     """
-    cache = now.cache()
+    cache = call.cache()
 
     def make(lots: Lots) -> Lots:
         lot = lots[name]
@@ -239,7 +239,7 @@ def set_lot(
             raise UsageError("nothing to change was given", hint="see: sc-dtool lot set -h")
         return _fit(lots, lots.update(name, caller=_caller(cache, caller), **changes), strict)
 
-    _print(now, cache.change_lots(make, f"set {name}").lots, [name], {})
+    _print(call, cache.change_lots(make, f"set {name}").lots, [name], {})
 
 
 @lot_command.command("rm")
@@ -252,7 +252,7 @@ def set_lot(
 @common_options()
 @pass_invocation
 def rm(
-    now: Invocation,
+    call: Invocation,
     name: str,
     adopt_orphans: bool,
     adopt_all: bool,
@@ -268,7 +268,7 @@ def rm(
     """
     if recursive and (adopt_orphans or adopt_all or hand_down_policy):
         raise UsageError("--recursive leaves no children that could be adopted")
-    cache = now.cache()
+    cache = call.cache()
 
     def make(lots: Lots) -> Lots:
         who = _caller(cache, caller)
@@ -281,24 +281,24 @@ def rm(
     before = {one.name for one in cache.lots().lots}
     after = {one.name for one in cache.change_lots(make, f"rm {name}").lots}
     for gone in sorted(before - after):
-        now.out.result("removed", {"lot": gone}, f"removed lot {gone}")
+        call.out.result("removed", {"lot": gone}, f"removed lot {gone}")
 
 
 @lot_command.command("ls")
 @click.option("--tree", is_flag=True, help="Show each lot below its parents.")
 @common_options()
 @pass_invocation
-def ls(now: Invocation, tree: bool) -> None:
+def ls(call: Invocation, tree: bool) -> None:
     """List the lots, with what they use.
 
     \b
     Example:
       sc-dtool lot ls --tree
     """
-    cache = now.cache()
+    cache = call.cache()
     lots = cache.lots().lots
     names = _in_tree(lots) if tree else [(name, 0) for name in sorted(one.name for one in lots)]
-    _table(now, lots, lots.balances(cache.lot_usage(lots)), names)
+    _table(call, lots, lots.balances(cache.lot_usage(lots)), names)
 
 
 @lot_command.command("show")
@@ -307,30 +307,30 @@ def ls(now: Invocation, tree: bool) -> None:
 @click.option("--lotman", "as_lotman", is_flag=True, help="Print what LotMan prints, as JSON with GB and ms.")
 @common_options()
 @pass_invocation
-def show(now: Invocation, name: str, restricting: bool, as_lotman: bool) -> None:
+def show(call: Invocation, name: str, restricting: bool, as_lotman: bool) -> None:
     """Show a lot, and what it uses.
 
     \b
     Example:
       sc-dtool lot show physics --restricting
     """
-    cache = now.cache()
+    cache = call.cache()
     lots = cache.lots().lots
     lots[name]
     balances = lots.balances(cache.lot_usage(lots))
     if as_lotman:
         import json
 
-        now.out.text(json.dumps(lotman.document(lots, name, balances[name]), indent=2))
+        call.out.text(json.dumps(lotman.document(lots, name, balances[name]), indent=2))
         return
-    _print(now, lots, [name], balances)
+    _print(call, lots, [name], balances)
     if restricting:
         rows = [
             {"limit": limit, "value": _shown(limit, found.value), "lot": found.lot, "lots_own": found.lot == name}
             for limit in LIMITS
             for found in (lots.restriction(name, limit),)
         ]
-        now.out.table(
+        call.out.table(
             "restriction", rows, [Column("LIMIT", "limit"), Column("VALUE", "value"), Column("OF LOT", "lot")]
         )
 
@@ -339,14 +339,14 @@ def show(now: Invocation, name: str, restricting: bool, as_lotman: bool) -> None
 @click.argument("what", metavar="PATH|ITEM")
 @common_options()
 @pass_invocation
-def of(now: Invocation, what: str) -> None:
+def of(call: Invocation, what: str) -> None:
     """Show the lot that a path or an item belongs to, and why.
 
     \b
     Example:
       sc-dtool lot of hg38.fa
     """
-    cache = now.cache()
+    cache = call.cache()
     lots = cache.lots().lots
     belonging = Belonging(lots, time.time())
     root = str(cache.root)
@@ -356,15 +356,15 @@ def of(now: Invocation, what: str) -> None:
             consulted = belonging.explain_loose(what.removeprefix(f"{root}/"), user)
         else:
             consulted = [Consulted(what, lots.of(what, time.time()))]
-        _explain(now, lots, {"path": what}, consulted)
+        _explain(call, lots, {"path": what}, consulted)
         return
     item = cache.item(cache.find(what))
     for copy in item.copies:
         consulted = belonging.explain(item.key, cache.facts(copy))
-        _explain(now, lots, {"item": item.key, "copy": str(copy.generation)}, consulted)
+        _explain(call, lots, {"item": item.key, "copy": str(copy.generation)}, consulted)
 
 
-def _explain(now: Invocation, lots: Lots, fields: Mapping[str, Any], consulted: Sequence[Consulted]) -> None:
+def _explain(call: Invocation, lots: Lots, fields: Mapping[str, Any], consulted: Sequence[Consulted]) -> None:
     """Print the lot of something, and by which of its paths it was found."""
     last = consulted[-1].match
     lot = last.lot if last else DEFAULT
@@ -373,7 +373,7 @@ def _explain(now: Invocation, lots: Lots, fields: Mapping[str, Any], consulted: 
     if above:
         lines.append(f"  it counts for the lots above as well: {', '.join(above)}")
     looked_up = [one.path for one in consulted]
-    now.out.result("lot", {**fields, "lot": lot, "above": above, "consulted": looked_up}, lot, *lines)
+    call.out.result("lot", {**fields, "lot": lot, "above": above, "consulted": looked_up}, lot, *lines)
 
 
 @lot_command.command("past")
@@ -382,7 +382,7 @@ def _explain(now: Invocation, lots: Lots, fields: Mapping[str, Any], consulted: 
 @click.option("--descendants", is_flag=True, help="List also the lots below those.")
 @common_options()
 @pass_invocation
-def past(now: Invocation, question: str, own: bool, descendants: bool) -> None:
+def past(call: Invocation, question: str, own: bool, descendants: bool) -> None:
     """List the lots that are past a limit: at it, or beyond it.
 
     del: the time of deletion; exp: the time of expiration; opp: the opportunistic space; obj: the number of objects;
@@ -392,13 +392,13 @@ def past(now: Invocation, question: str, own: bool, descendants: bool) -> None:
     Example:
       sc-dtool lot past exp
     """
-    cache = now.cache()
+    cache = call.cache()
     lots, asked = cache.lots().lots, Question(question)
     dated = asked in (Question.DELETION, Question.EXPIRATION)
     used: Mapping[str, Usage] = {} if dated else cache.lot_usage(lots)
     found = lots.past(asked, used, time.time(), count_descendants=not own, with_descendants=descendants)
     for name in sorted(found):
-        now.out.result("lot", {"lot": name, "past": question}, name)
+        call.out.result("lot", {"lot": name, "past": question}, name)
 
 
 @lot_command.command("paths")
@@ -406,17 +406,17 @@ def past(now: Invocation, question: str, own: bool, descendants: bool) -> None:
 @click.option("--recursive", is_flag=True, help="Show also those of the lots below it.")
 @common_options()
 @pass_invocation
-def paths(now: Invocation, name: str, recursive: bool) -> None:
+def paths(call: Invocation, name: str, recursive: bool) -> None:
     """List the paths of a lot.
 
     \b
     Example:
       sc-dtool lot paths physics --recursive
     """
-    lots = now.cache().lots().lots
+    lots = call.cache().lots().lots
     for one in (name, *(lots.descendants(name) if recursive else ())):
         for path in lots[one].claims:
-            now.out.result("path", {"lot": one, **path._asdict()}, f"{claim_text(path)}  {one}")
+            call.out.result("path", {"lot": one, **path._asdict()}, f"{claim_text(path)}  {one}")
 
 
 @lot_command.command("unclaim")
@@ -424,14 +424,14 @@ def paths(now: Invocation, name: str, recursive: bool) -> None:
 @as_option
 @common_options()
 @pass_invocation
-def unclaim(now: Invocation, given: tuple[str, ...], caller: str | None) -> None:
+def unclaim(call: Invocation, given: tuple[str, ...], caller: str | None) -> None:
     """Take paths from whichever lots have them.
 
     \b
     Example:
       sc-dtool lot unclaim user:ada
     """
-    cache = now.cache()
+    cache = call.cache()
 
     def make(lots: Lots) -> Lots:
         for path in given:
@@ -457,7 +457,7 @@ def unclaim(now: Invocation, given: tuple[str, ...], caller: str | None) -> None
 @common_options()
 @pass_invocation
 def report(
-    now: Invocation, /, name: str | None, delta: bool, tree: Any, caller: str | None, **numbers: int | None
+    call: Invocation, /, name: str | None, delta: bool, tree: Any, caller: str | None, **numbers: int | None
 ) -> None:
     """Report what lots have outside this cache, so that it counts for them.
 
@@ -465,7 +465,7 @@ def report(
     Example:
       sc-dtool lot report physics --bytes 3TB --objects 12000
     """
-    cache = now.cache()
+    cache = call.cache()
     lots = cache.lots().lots
     if (name is None) == (tree is None) or (tree is not None and any(one is not None for one in numbers.values())):
         raise UsageError("give a lot and its numbers, or --tree FILE")
@@ -495,14 +495,14 @@ def report(
 @click.option("--until", "end", type=UNTIL, metavar="WHEN", help="The end of the period. Default: always.")
 @common_options()
 @pass_invocation
-def capacity(now: Invocation, name: str, begin: float | None, end: float | None) -> None:
+def capacity(call: Invocation, name: str, begin: float | None, end: float | None) -> None:
     """Show what a lot can still give to lots below it.
 
     \b
     Example:
       sc-dtool lot capacity biology --until 2099-12-31
     """
-    lots = now.cache().lots().lots
+    lots = call.cache().lots().lots
     left = lots.capacity(name, time.time() if begin is None else begin, math.inf if end is None else end)
     fields = {
         "lot": name,
@@ -511,7 +511,7 @@ def capacity(now: Invocation, name: str, begin: float | None, end: float | None)
         "objects": left.objects,
     }
     objects = document.UNLIMITED if left.objects is None else f"{left.objects:,}"
-    now.out.result(
+    call.out.result(
         "capacity",
         fields,
         f"{'dedicated':<14}{output.size(left.dedicated)}",
@@ -523,7 +523,7 @@ def capacity(now: Invocation, name: str, begin: float | None, end: float | None)
 @lot_command.command("log")
 @common_options()
 @pass_invocation
-def log(now: Invocation) -> None:
+def log(call: Invocation) -> None:
     """List the earlier versions of the lots, the newest first.
 
     \b
@@ -532,7 +532,7 @@ def log(now: Invocation) -> None:
     """
     rows = [
         {"number": one.number, "when": one.when, "by": one.by, "why": one.why, "lots": sum(1 for _ in one.lots)}
-        for one in now.cache().lots_log()
+        for one in call.cache().lots_log()
     ]
     columns = [
         Column("NUMBER", "number", right=True),
@@ -541,7 +541,7 @@ def log(now: Invocation) -> None:
         Column("LOTS", "lots", right=True),
         Column("WHY", "why"),
     ]
-    now.out.table("version", rows, columns, "this cache has no lots")
+    call.out.table("version", rows, columns, "this cache has no lots")
 
 
 @lot_command.command("restore")
@@ -549,7 +549,7 @@ def log(now: Invocation) -> None:
 @as_option
 @common_options()
 @pass_invocation
-def restore(now: Invocation, number: int, caller: str | None) -> None:
+def restore(call: Invocation, number: int, caller: str | None) -> None:
     """Put an earlier version of the lots in force again.
 
     It works also if the version in force cannot be read. Only whoever may change all lots can do it then.
@@ -558,9 +558,9 @@ def restore(now: Invocation, number: int, caller: str | None) -> None:
     Example:
       sc-dtool lot restore 12
     """
-    cache = now.cache()
+    cache = call.cache()
     made = cache.restore_lots(number, _caller(cache, caller))
-    now.out.result(
+    call.out.result(
         "version", {"number": made.number, "of": number}, f"version {made.number} is as version {number} was"
     )
 
@@ -572,7 +572,7 @@ def restore(now: Invocation, number: int, caller: str | None) -> None:
 @as_option
 @common_options()
 @pass_invocation
-def import_lots(now: Invocation, file: Any, dry_run: bool, strict: bool, caller: str | None) -> None:
+def import_lots(call: Invocation, file: Any, dry_run: bool, strict: bool, caller: str | None) -> None:
     """Make the lots those of a file, in TOML or in the JSON of LotMan. The second time, nothing is changed.
 
     Lots that the file does not name are removed. `lot export` writes such a file.
@@ -581,13 +581,13 @@ def import_lots(now: Invocation, file: Any, dry_run: bool, strict: bool, caller:
     Example:
       sc-dtool lot import lots.toml --dry-run
     """
-    cache = now.cache()
+    cache = call.cache()
     wanted = document.decode(file.read(), caller or user_name())
     before = cache.lots().lots
     for line in _differences(before, wanted):
-        now.out.result("change", {"change": line, "dry_run": dry_run}, line)
+        call.out.result("change", {"change": line, "dry_run": dry_run}, line)
     if before == wanted:
-        now.out.note("the lots are as in the file")
+        call.out.note("the lots are as in the file")
     if dry_run:
         return
     who = _caller(cache, caller)
@@ -603,20 +603,20 @@ def import_lots(now: Invocation, file: Any, dry_run: bool, strict: bool, caller:
 @click.option("--lotman", "as_lotman", is_flag=True, help="Write the JSON of LotMan.")
 @common_options()
 @pass_invocation
-def export(now: Invocation, as_lotman: bool) -> None:
+def export(call: Invocation, as_lotman: bool) -> None:
     """Print the lots as TOML, for `lot import`.
 
     \b
     Example:
       sc-dtool lot export > lots.toml
     """
-    lots = now.cache().lots().lots
+    lots = call.cache().lots().lots
     if as_lotman:
         import json
 
-        now.out.text(json.dumps([lotman.addition(lot) for lot in lots], indent=2))
+        call.out.text(json.dumps([lotman.addition(lot) for lot in lots], indent=2))
     else:
-        now.out.text(document.encode(lots))
+        call.out.text(document.encode(lots))
 
 
 # -- common ------------------------------------------------------------------------------------------------------------
@@ -689,7 +689,7 @@ def _in_tree(lots: Lots) -> list[tuple[str, int]]:
     return found
 
 
-def _table(now: Invocation, lots: Lots, balances: Mapping[str, Balance], names: Iterable[tuple[str, int]]) -> None:
+def _table(call: Invocation, lots: Lots, balances: Mapping[str, Balance], names: Iterable[tuple[str, int]]) -> None:
     past = _all_past(lots, balances)
     rows = [{**_fields(lots, name, balances, past), "_shown": f"{'  ' * depth}{name}"} for name, depth in names]
     columns = [
@@ -702,7 +702,7 @@ def _table(now: Invocation, lots: Lots, balances: Mapping[str, Balance], names: 
         Column("STATUS", "status"),
         Column("PAST", _past_for_people),
     ]
-    now.out.table("lot", rows, columns)
+    call.out.table("lot", rows, columns)
 
 
 def _past_for_people(row: Fields) -> str:
@@ -712,12 +712,12 @@ def _past_for_people(row: Fields) -> str:
     return " ".join(one for one in row["past"] if has_data or one in dates)
 
 
-def _print(now: Invocation, lots: Lots, names: Iterable[str], balances: Mapping[str, Balance]) -> None:
+def _print(call: Invocation, lots: Lots, names: Iterable[str], balances: Mapping[str, Balance]) -> None:
     past = _all_past(lots, balances)
     for name in names:
         fields = _fields(lots, name, balances, past)
         lines = [f"{title:<14}{text}" for title, text in _lines(fields) if text]
-        now.out.result("lot", fields, *lines)
+        call.out.result("lot", fields, *lines)
 
 
 def _lines(fields: Fields) -> Iterable[tuple[str, str]]:

@@ -252,12 +252,12 @@ def _code_of(error: Exception | KeyboardInterrupt, context: click.Context | None
 
 def report(error: Exception, context: click.Context | None) -> int:
     """Print an error and return its exit code. With --debug, raise it instead."""
-    now = invocation(context) if context is not None else Invocation()
-    if now.debug:
+    call = invocation(context) if context is not None else Invocation()
+    if call.debug:
         raise error
     if not isinstance(error, CacheError):
         error = _translate(error)
-    now.out.error(error)
+    call.out.error(error)
     return error.exit_code
 
 

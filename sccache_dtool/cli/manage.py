@@ -29,7 +29,7 @@ from sccache_dtool.protocol.reaping import Reaped
 @click.argument("directory", required=False)
 @common_options()
 @pass_invocation
-def init_command(now: Invocation, directory: str | None) -> None:
+def init_command(call: Invocation, directory: str | None) -> None:
     """Set up a cache in DIRECTORY.
 
     The default is the directory of --cache-dir or $DTOOL_CACHE_DIRECTORY, or else dtool's own cache directory. If the
@@ -41,11 +41,11 @@ def init_command(now: Invocation, directory: str | None) -> None:
       mkdir -m 2775 /shared/lab/cache
       sc-dtool init /shared/lab/cache
     """
-    cache = now.cache(directory)
+    cache = call.cache(directory)
     made = cache.init()
     if not made:
-        now.out.note(f"{cache.root} is already a cache")
-    now.out.path("init", {"path": str(cache.root), "made": made}, str(cache.root))
+        call.out.note(f"{cache.root} is already a cache")
+    call.out.path("init", {"path": str(cache.root), "made": made}, str(cache.root))
 
 
 @click.command("reap")
@@ -58,7 +58,7 @@ def init_command(now: Invocation, directory: str | None) -> None:
 @yes_option
 @common_options()
 @pass_invocation
-def reap_command(now: Invocation, holder: str | None, dry_run: bool, yes: bool) -> int:
+def reap_command(call: Invocation, holder: str | None, dry_run: bool, yes: bool) -> int:
     """End the leases of processes and batch jobs that are gone.
 
     Their sessions end as well. A lease is ended only if there is proof that its holder has ended. There is no proof for
@@ -73,38 +73,38 @@ def reap_command(now: Invocation, holder: str | None, dry_run: bool, yes: bool) 
       sc-dtool reap --dry-run
       sc-dtool reap --holder n2744ccd10c75-7a037d54789b
     """
-    cache = now.cache()
+    cache = call.cache()
     if holder is None:
         reaped = cache.reap(dry_run=dry_run)
         if shutil.which("squeue"):
             from sccache_dtool.cli.sbatch import report_held
 
-            report_held(now)
+            report_held(call)
     else:
         if not (dry_run or yes):
             cache.check()
-            now.confirm(f"Has holder {holder} ended? If it still reads its items, they may be removed")
+            call.confirm(f"Has holder {holder} ended? If it still reads its items, they may be removed")
         reaped = cache.reap_holder(holder, dry_run=dry_run)
-    print_reaped(now, reaped, dry_run)
+    print_reaped(call, reaped, dry_run)
     fields = {"leases": len(reaped.leases), "holders": len(reaped.holders), "sessions": len(reaped.sessions)}
     fields["failed"] = len(reaped.failed)
     text = f"ended {output.count(len(reaped.leases), 'lease')}"
     if dry_run:
         text = f"would end {output.count(len(reaped.leases), 'lease')}" if reaped.leases else "no lease to end"
-    now.out.result("total", {**fields, "dry_run": dry_run}, text)
+    call.out.result("total", {**fields, "dry_run": dry_run}, text)
     return Exit.PARTIAL if reaped.failed else Exit.DONE
 
 
-def print_reaped(now: Invocation, reaped: Reaped, dry_run: bool) -> None:
+def print_reaped(call: Invocation, reaped: Reaped, dry_run: bool) -> None:
     """Print the leases and sessions that were ended or, with `dry_run`, would be."""
     for session, evidence in reaped.sessions.items():
         text = f"{'would end' if dry_run else 'ended'} session {session}: {evidence}"
-        now.out.result("reaped-session", {"session": session, "evidence": evidence, "dry_run": dry_run}, text)
+        call.out.result("reaped-session", {"session": session, "evidence": evidence, "dry_run": dry_run}, text)
     for one in reaped.leases:
         fields = {"item": one.held.key, "lease": one.held.name, "by": one.by, "evidence": one.verdict.evidence}
         would = "would end the lease" if dry_run else "ended the lease"
         text = f"{would} of {one.by} on {key_label(one.held.key)}: {one.verdict.evidence}"
-        now.out.result("reaped", {**fields, "dry_run": dry_run}, text)
+        call.out.result("reaped", {**fields, "dry_run": dry_run}, text)
 
 
 @click.command("rm")
@@ -113,7 +113,7 @@ def print_reaped(now: Invocation, reaped: Reaped, dry_run: bool) -> None:
 @trash_option
 @common_options()
 @pass_invocation
-def rm_command(now: Invocation, items: tuple[str, ...], dry_run: bool, trash: float | None) -> int:
+def rm_command(call: Invocation, items: tuple[str, ...], dry_run: bool, trash: float | None) -> int:
     """Remove single items that are not in use.
 
     ITEM is a name, a key, or the beginning of a key, as `sc-dtool ls` shows them. Pinned items are removed as well. The
@@ -123,7 +123,7 @@ def rm_command(now: Invocation, items: tuple[str, ...], dry_run: bool, trash: fl
     Example:
       sc-dtool rm hg38.tar.gz --trash 7d
     """
-    cache = now.cache()
+    cache = call.cache()
     keys = [cache.find(item) for item in items]
 
     def remove(key: str) -> None:
@@ -132,9 +132,9 @@ def rm_command(now: Invocation, items: tuple[str, ...], dry_run: bool, trash: fl
             raise UsageError(f"{key_label(key)} is not in the cache any more")
         freed = present.bytes if dry_run else cache.remove(key, keep_for=trash)
         text = f"{'would remove' if dry_run else 'removed'} {key_label(key)}, {output.size(freed)}"
-        now.out.result("removed", {"item": key, "bytes": freed, "dry_run": dry_run}, text)
+        call.out.result("removed", {"item": key, "bytes": freed, "dry_run": dry_run}, text)
 
-    return each(now, keys, remove)
+    return each(call, keys, remove)
 
 
 @click.command("pin")
@@ -142,7 +142,7 @@ def rm_command(now: Invocation, items: tuple[str, ...], dry_run: bool, trash: fl
 @click.option("--until", type=UNTIL, help="End of the pin: 30d, or a date such as 2027-01-31. Default: no end.")
 @common_options()
 @pass_invocation
-def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) -> int:
+def pin_command(call: Invocation, items: tuple[str, ...], until: float | None) -> int:
     """Protect items from `clean`; without an ITEM, list the pins.
 
     ITEM is a name, a key, or the beginning of a key, as `sc-dtool ls` shows them. `rm` removes pinned items
@@ -153,7 +153,7 @@ def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) ->
       sc-dtool pin hg38.tar.gz --until 2027-01-31
       sc-dtool pin
     """
-    cache = now.cache()
+    cache = call.cache()
     cache.check()
     if until is not None and not items:
         raise UsageError("--until needs an ITEM", hint="sc-dtool pin ITEM --until WHEN")
@@ -163,7 +163,7 @@ def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) ->
             for pin, by in cache.pins()
         )
         columns = [NAME, KEY, Column("UNTIL", _until), Column("BY", "by")]
-        now.out.table("pin", rows, columns, empty="no item is pinned")
+        call.out.table("pin", rows, columns, empty="no item is pinned")
         return Exit.DONE
 
     def pin(item: str) -> None:
@@ -171,9 +171,9 @@ def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) ->
         cache.pin(key, until)
         end = output.moment(until)
         text = f"pinned {key_label(key)}{f' until {end}' if end else ''}"
-        now.out.result("pinned", {"item": key, "until": end}, text)
+        call.out.result("pinned", {"item": key, "until": end}, text)
 
-    return each(now, items, pin)
+    return each(call, items, pin)
 
 
 def _until(row: Fields) -> str:
@@ -184,7 +184,7 @@ def _until(row: Fields) -> str:
 @click.argument("items", nargs=-1, required=True, metavar="ITEM...")
 @common_options()
 @pass_invocation
-def unpin_command(now: Invocation, items: tuple[str, ...]) -> int:
+def unpin_command(call: Invocation, items: tuple[str, ...]) -> int:
     """Undo `pin`: let `clean` remove these items again.
 
     ITEM is a name, a key, or the beginning of a key, as `sc-dtool pin` shows them.
@@ -193,22 +193,22 @@ def unpin_command(now: Invocation, items: tuple[str, ...]) -> int:
     Example:
       sc-dtool unpin hg38.tar.gz
     """
-    cache = now.cache()
+    cache = call.cache()
 
     def unpin(item: str) -> None:
         key = cache.find(item)
         was = cache.unpin(key)
         text = f"{key_label(key)} is not pinned any more" if was else f"{key_label(key)} was not pinned"
-        now.out.result("unpinned", {"item": key, "was_pinned": was}, text)
+        call.out.result("unpinned", {"item": key, "was_pinned": was}, text)
 
-    return each(now, items, unpin)
+    return each(call, items, unpin)
 
 
 @click.command("restore")
 @click.argument("items", nargs=-1, metavar="[ITEM]...")
 @common_options()
 @pass_invocation
-def restore_command(now: Invocation, items: tuple[str, ...]) -> int:
+def restore_command(call: Invocation, items: tuple[str, ...]) -> int:
     """Restore items from the trash; without an ITEM, list it.
 
     Removed items are kept in the trash if --trash was given, or if config.toml sets [clean] trash. ITEM is a name, a
@@ -219,7 +219,7 @@ def restore_command(now: Invocation, items: tuple[str, ...]) -> int:
       sc-dtool restore
       sc-dtool restore hg38.tar.gz
     """
-    cache = now.cache()
+    cache = call.cache()
     cache.check()
     if not items:
         rows = (
@@ -232,11 +232,11 @@ def restore_command(now: Invocation, items: tuple[str, ...]) -> int:
             for key, name in cache.restorable()
         )
         empty = "the trash is empty; only items removed with --trash are kept in it"
-        now.out.table("trashed", rows, [NAME, KEY, SIZE, Column("UNTIL", "keep_until")], empty)
+        call.out.table("trashed", rows, [NAME, KEY, SIZE, Column("UNTIL", "keep_until")], empty)
         return Exit.DONE
 
     def restore(item: str) -> None:
         key = cache.restore(item)
-        now.out.result("restored", {"item": key}, f"restored {key_label(key)}")
+        call.out.result("restored", {"item": key}, f"restored {key_label(key)}")
 
-    return each(now, items, restore)
+    return each(call, items, restore)

@@ -42,7 +42,7 @@ def marker_command() -> None:
 @paths_argument
 @common_options()
 @pass_invocation
-def status(now: Invocation, verify: bool, paths: tuple[str, ...]) -> int:
+def status(call: Invocation, verify: bool, paths: tuple[str, ...]) -> int:
     """Show which files are the same as their markers.
 
     The default is the working directory. The states are: same, changed, absent (can be restored), lost (neither here
@@ -53,7 +53,7 @@ def status(now: Invocation, verify: bool, paths: tuple[str, ...]) -> int:
     Example:
       sc-dtool marker status
     """
-    access, memory = files_of(now, many=True), Memory()
+    access, memory = files_of(call, many=True), Memory()
     rows: list[dict[str, Any]] = []
     for one in tree.find(paths or ["."]):
         if one.marked is None:
@@ -65,11 +65,11 @@ def status(now: Invocation, verify: bool, paths: tuple[str, ...]) -> int:
         except (CacheError, OSError) as error:
             rows.append(_row(one, State.BAD, error))
     memory.keep()
-    shown = rows if now.format != "human" else [row for row in rows if row["state"] != State.SAME]
+    shown = rows if call.format != "human" else [row for row in rows if row["state"] != State.SAME]
     columns = [Column("STATE", "state"), Column("FILE", "file"), Column("", lambda row: row["error"] or "")]
-    now.out.table("marker", shown, columns)
+    call.out.table("marker", shown, columns)
     wrong = sum(row["state"] != State.SAME for row in rows)
-    now.out.note(f"{output.count(len(rows) - wrong, 'file is', 'files are')} the same as their markers, {wrong:,} not")
+    call.out.note(f"{output.count(len(rows) - wrong, 'file is', 'files are')} the same as their markers, {wrong:,} not")
     return Exit.FINDINGS if wrong else Exit.DONE
 
 
@@ -92,7 +92,7 @@ def _row(one: Found, state: State, error: Exception | None = None) -> dict[str, 
 @paths_argument
 @common_options()
 @pass_invocation
-def restore(now: Invocation, force: bool, delete_markers: bool, paths: tuple[str, ...]) -> int:
+def restore(call: Invocation, force: bool, delete_markers: bool, paths: tuple[str, ...]) -> int:
     """Put back the files that markers stand for.
 
     The default is all markers in the working directory and below. Each file is written beside its place and renamed. A
@@ -104,7 +104,7 @@ def restore(now: Invocation, force: bool, delete_markers: bool, paths: tuple[str
       sc-dtool marker restore
       sc-dtool marker restore raw/scan.h5.marker --force
     """
-    access, memory = files_of(now, many=True), Memory()
+    access, memory = files_of(call, many=True), Memory()
     found = list(tree.find(paths or ["."]))
     written = kept = failed = 0
 
@@ -119,19 +119,19 @@ def restore(now: Invocation, force: bool, delete_markers: bool, paths: tuple[str
         for each, result in results:
             if isinstance(result, CacheError):
                 wrong += 1
-                now.out.error(result)
+                call.out.error(result)
                 continue
             written += result
             kept += not result
             fields = {"file": each.target, "marker": one.place, "written": result}
-            now.out.result("restored", fields, *([f"restored {each.target}"] if result else []))
+            call.out.result("restored", fields, *([f"restored {each.target}"] if result else []))
         failed += wrong
         if delete_markers and not wrong:
             os.unlink(one.place)
 
-    code = each_at_once(now, found, act, report, now.jobs or AT_A_TIME)
+    code = each_at_once(call, found, act, report, call.jobs or AT_A_TIME)
     memory.keep()
-    now.out.note(f"restored {output.count(written, 'file')}, {kept:,} already there, {failed:,} not restored")
+    call.out.note(f"restored {output.count(written, 'file')}, {kept:,} already there, {failed:,} not restored")
     return Exit.PARTIAL if failed or code else Exit.DONE
 
 
@@ -139,7 +139,7 @@ def restore(now: Invocation, force: bool, delete_markers: bool, paths: tuple[str
 @paths_argument
 @common_options()
 @pass_invocation
-def verify(now: Invocation, paths: tuple[str, ...]) -> int:
+def verify(call: Invocation, paths: tuple[str, ...]) -> int:
     """Read the objects of markers in the archive.
 
     Each object that is damaged or missing is named. The exit code is 20 if there is one.
@@ -148,17 +148,17 @@ def verify(now: Invocation, paths: tuple[str, ...]) -> int:
     Example:
       sc-dtool marker verify raw
     """
-    archive, bad, number = now.cache().archive, 0, 0
+    archive, bad, number = call.cache().archive, 0, 0
     for one in tree.find(paths or ["."]):
         if one.marked is None:
             bad += 1
-            now.out.error(one.error or CacheError(one.place))
+            call.out.error(one.error or CacheError(one.place))
             continue
         number += 1
         for wrong in archive.verify(part.sha256 for part in one.marked.marker.parts):
             bad += 1
-            now.out.error(FetchFailed(f"{one.place}: {wrong.message}", details=wrong.details, hint=wrong.hint))
-    now.out.note(f"verified {output.count(number, 'marker')}, {bad:,} bad")
+            call.out.error(FetchFailed(f"{one.place}: {wrong.message}", details=wrong.details, hint=wrong.hint))
+    call.out.note(f"verified {output.count(number, 'marker')}, {bad:,} bad")
     return Exit.FINDINGS if bad else Exit.DONE
 
 
@@ -167,7 +167,7 @@ def verify(now: Invocation, paths: tuple[str, ...]) -> int:
 @click.argument("text")
 @common_options()
 @pass_invocation
-def comment(now: Invocation, path: str, text: str) -> None:
+def comment(call: Invocation, path: str, text: str) -> None:
     """Change the comment of a marker.
 
     The comment is also recorded in the archive, where everybody who has the same file can see it:
@@ -179,7 +179,7 @@ def comment(now: Invocation, path: str, text: str) -> None:
     """
     marker.find(path)
     marker.check_comment(text, LONGEST_COMMENT)
-    _changed(now, path, files_of(now).comment(path, text))
+    _changed(call, path, files_of(call).comment(path, text))
 
 
 @marker_command.command("append")
@@ -187,7 +187,7 @@ def comment(now: Invocation, path: str, text: str) -> None:
 @click.argument("file", metavar="FILE")
 @common_options()
 @pass_invocation
-def append(now: Invocation, path: str, file: str) -> None:
+def append(call: Invocation, path: str, file: str) -> None:
     """Append the bytes of a file to what a marker stands for.
 
     Only the new bytes are stored, as an object of their own. The marker is replaced when they are in the archive.
@@ -197,10 +197,10 @@ def append(now: Invocation, path: str, file: str) -> None:
       sc-dtool marker append log.csv.marker today.csv
     """
     marker.find(path)
-    _changed(now, path, files_of(now).append(path, file))
+    _changed(call, path, files_of(call).append(path, file))
 
 
-def _changed(now: Invocation, path: str, made: Marker) -> None:
+def _changed(call: Invocation, path: str, made: Marker) -> None:
     place = marker.find(path)[0]
     fields = {"marker": place, "sha256": made.sha256, "bytes": made.bytes, "comment": made.comment}
-    now.out.result("marker", fields, f"{place}: {output.size(made.bytes)}, {output.count(len(made.parts), 'object')}")
+    call.out.result("marker", fields, f"{place}: {output.size(made.bytes)}, {output.count(len(made.parts), 'object')}")

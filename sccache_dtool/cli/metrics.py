@@ -20,7 +20,7 @@ from sccache_dtool.cli.options import Invocation, common_options, pass_invocatio
 )
 @common_options()
 @pass_invocation
-def metrics_command(now: Invocation, into: str) -> None:
+def metrics_command(call: Invocation, into: str) -> None:
     """Print metrics in the text format of Prometheus.
 
     The textfile collector of Prometheus's node exporter reads such a file.
@@ -29,4 +29,4 @@ def metrics_command(now: Invocation, into: str) -> None:
     Example:
       sc-dtool metrics -o /var/lib/node_exporter/sc_dtool.prom
     """
-    write_file(now.out, into, list(metrics.text(now.cache().state())))
+    write_file(call.out, into, list(metrics.text(call.cache().state())))

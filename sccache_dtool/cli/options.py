@@ -207,14 +207,14 @@ class ItemOptions(NamedTuple):
     name: str | None
     directories: str | None  # separated by colons
 
-    def caches(self, now: Invocation, *, parents: bool = False, **more: Any) -> list[Cache]:
+    def caches(self, call: Invocation, *, parents: bool = False, **more: Any) -> list[Cache]:
         """The caches in `directories`; without them, the cache of the invocation. `more`: for each `Cache`."""
         if self.directories is None:
-            return [now.cache(parents=parents, **more)]
+            return [call.cache(parents=parents, **more)]
         found = [directory for directory in self.directories.split(os.pathsep) if directory]
         if not found:
             raise UsageError("-d names no directory", hint="give one or more, with colons between: -d /scratch:/tmp")
-        return [now.cache(directory, parents=parents, **more) for directory in found]
+        return [call.cache(directory, parents=parents, **more) for directory in found]
 
 
 def _with_item(function: Callable[..., Any]) -> Any:

@@ -16,7 +16,7 @@ from sccache_dtool.cli.tasks import by_all_tasks
 @common_options()
 @pass_invocation
 @by_all_tasks
-def report_command(now: Invocation, into: str) -> None:
+def report_command(call: Invocation, into: str) -> None:
     """Write a report on the cache, as a web page.
 
     The report shows how full the cache is, how much it is used, what is idle, who holds what, what the next `clean`
@@ -30,4 +30,4 @@ def report_command(now: Invocation, into: str) -> None:
     """
     from sccache_dtool import report
 
-    write_file(now.out, into, [report.render(now.cache())])
+    write_file(call.out, into, [report.render(call.cache())])

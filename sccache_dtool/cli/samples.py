@@ -32,7 +32,7 @@ SAMPLES = {
 @click.argument("name", required=False)
 @common_options()
 @pass_invocation
-def sample_command(now: Invocation, name: str | None) -> None:
+def sample_command(call: Invocation, name: str | None) -> None:
     """List samples for Slurm, cron and systemd, or print one.
 
     NAME is a name from the list. Its extension may be left out if only one file has that name.
@@ -43,7 +43,7 @@ def sample_command(now: Invocation, name: str | None) -> None:
     """
     if name is None:
         rows = ({"name": file, "about": about} for file, about in SAMPLES.items())
-        now.out.table("sample", rows, [Column("NAME", "name"), Column("ABOUT", "about")])
+        call.out.table("sample", rows, [Column("NAME", "name"), Column("ABOUT", "about")])
         return
     found = [file for file in SAMPLES if name in (file, os.path.splitext(file)[0])]
     if len(found) != 1:
@@ -54,7 +54,7 @@ def sample_command(now: Invocation, name: str | None) -> None:
         )
         raise UsageError(what, hint=f"the samples are {', '.join(SAMPLES)}")
     text = (files("sccache_dtool") / "samples" / found[0]).read_text(encoding="utf-8")
-    if now.out.format == "human":
-        now.out.text(text)
+    if call.out.format == "human":
+        call.out.text(text)
     else:
-        now.out.result("sample", {"name": found[0], "text": text})
+        call.out.result("sample", {"name": found[0], "text": text})

@@ -106,24 +106,24 @@ def sbatch_command(
     Example:
       sc-dtool sbatch --time 12:00:00 --array 1-20 align.sh
     """
-    now = ctx.ensure_object(Invocation)
+    call = ctx.ensure_object(Invocation)
     words: Words = ctx.meta[_WORDS]
-    now.quiet = now.quiet or "quiet" in words.given
+    call.quiet = call.quiet or "quiet" in words.given
     options = UseOptions(wait=fetch_wait, rate=max_rate, make_room=make_room)
     if resume is not None:
-        return _resume(now, resume, words, options)
+        return _resume(call, resume, words, options)
     if not words.submits:
         return submit.pass_on(words.others, None)
     text, name, stdin = _script(words)
     lines, late = sbatch.items(text)
     for number in late:
-        now.out.warning(f"{name}:{number}: this #SC line is ignored, because it comes after the first command")
+        call.out.warning(f"{name}:{number}: this #SC line is ignored, because it comes after the first command")
     if not lines:
-        now.out.note(f"{name} has no line #SC SOURCE, so there is nothing to fetch")
+        call.out.note(f"{name} has no line #SC SOURCE, so there is nothing to fetch")
         return submit.pass_on(words.others, stdin)
-    cache = now.cache()
+    cache = call.cache()
     entries = manifest.parse_lines(lines, name, cache.request)
-    report_held(now)
+    report_held(call)
     in_script = sbatch.options_in(text)
     given = {**in_script, **words.given}
     session = sessions.new_id()
@@ -135,17 +135,17 @@ def sbatch_command(
     try:
         submission = submit.submit(words.line(*more), environ, stdin)
     except submit.NotSubmitted as error:
-        now.out.error(error)
+        call.out.error(error)
         return error.code or Exit.ERROR  # a script that goes on would wait for a job that there is not
     job = _Job(submission.id, submission.cluster, session, is_ours)
     stays_held = "hold" in given or given.get("priority") == "0"
     try:
-        _make_available(now, cache, entries, job, options, keep_held=keep_held, stays_held=stays_held)
+        _make_available(call, cache, entries, job, options, keep_held=keep_held, stays_held=stays_held)
     except BaseException:
         submission.abandon()
         raise
     if "parsable" in given or "quiet" not in words.given:
-        now.out.text(submission.printed if "parsable" in given else submission.sentence)
+        call.out.text(submission.printed if "parsable" in given else submission.sentence)
     return submission.end(waits="wait" in given or "SBATCH_WAIT" in os.environ)
 
 
@@ -170,7 +170,7 @@ def _script(words: Words) -> tuple[str, str, IO[bytes] | None]:
 
 
 def _make_available(
-    now: Invocation,
+    call: Invocation,
     cache: Cache,
     entries: Sequence[Entry],
     job: _Job,
@@ -182,17 +182,17 @@ def _make_available(
 ) -> None:
     """Take the leases of a held job, and release it. If that fails, cancel it."""
     try:
-        now.out.note(f"{job} is held until its data is available")
+        call.out.note(f"{job} is held until its data is available")
         owner = cache.owner(job.spec)
         if not (is_resumed and _is_held(cache, owner, job)):
             cache.hold_many(owner, entries, options, session=job.session, label=f"{owner}")
     except BaseException as error:
         error = translate(error) if isinstance(error, OSError) else error
-        _give_up(now, job, error.message if isinstance(error, CacheError) else type(error).__name__, keep_held)
+        _give_up(call, job, error.message if isinstance(error, CacheError) else type(error).__name__, keep_held)
         raise
     if stays_held:
         starting = job.command("scontrol", "release")
-        now.out.note(f"{job} stays held, as requested; its data is available; to start it: {starting}")
+        call.out.note(f"{job} stays held, as requested; its data is available; to start it: {starting}")
     else:
         try:
             submit.release(job.id, job.cluster)
@@ -230,19 +230,19 @@ def _report_not_released(cache: Cache, owner: Owner, job: _Job, reason: str) -> 
     )
 
 
-def _give_up(now: Invocation, job: _Job, reason: str, keep_held: bool) -> None:
+def _give_up(call: Invocation, job: _Job, reason: str, keep_held: bool) -> None:
     """Cancel a job whose data is not available, or leave it held."""
     if keep_held:
         job.note(f"sc-dtool: {reason}", f" [{job.session}]")
-        how = f"; try again: {_resuming(now, job)}" if job.is_ours else ""
-        now.out.warning(f"{job} stays held without its data{how}; or cancel it: {job.command('scancel')}")
+        how = f"; try again: {_resuming(call, job)}" if job.is_ours else ""
+        call.out.warning(f"{job} stays held without its data{how}; or cancel it: {job.command('scancel')}")
         return
     job.note(f"sc-dtool: {reason}")
     try:
         submit.cancel(job.id, job.cluster)
-        now.out.warning(f"{job} was cancelled, because its data is not available")
+        call.out.warning(f"{job} was cancelled, because its data is not available")
     except Unanswered as error:
-        now.out.warning(f"{job} stays held, because it could not be cancelled ({error}): {job.command('scancel')}")
+        call.out.warning(f"{job} stays held, because it could not be cancelled ({error}): {job.command('scancel')}")
 
 
 # -- jobs that were left held ------------------------------------------------------------------------------------------
@@ -253,16 +253,16 @@ def _myself(session: str) -> Worker:
     return Worker(session, host_name(), Proc().identify(os.getpid()))
 
 
-def _resuming(now: Invocation, job: _Job) -> str:
-    return now.command("sbatch", "--resume", job.id)
+def _resuming(call: Invocation, job: _Job) -> str:
+    return call.command("sbatch", "--resume", job.id)
 
 
-def report_held(now: Invocation) -> None:
+def report_held(call: Invocation) -> None:
     """Report jobs of this user that a killed command has left held. Nothing else would ever start or end them."""
     try:
         jobs = submit.held(user_name())
     except Unanswered as error:
-        now.out.detail(f"could not look for jobs that were left held: {error}")
+        call.out.detail(f"could not look for jobs that were left held: {error}")
         return
     for id, worker in jobs:
         verdict = Proc().judge(worker.process) if worker.process else None
@@ -271,8 +271,8 @@ def report_held(now: Invocation) -> None:
         who = f"the sc-dtool sbatch on {worker.host} that was to release it has"
         what = f"{who} ended" if verdict.state is State.DEAD else f"{who} perhaps ended ({verdict.evidence})"
         job = _Job(id, "", worker.session, True)
-        now.out.warning(
-            f"{job} is still held: {what}; {_data_of(now.cache(), job)}; continue: {_resuming(now, job)}; "
+        call.out.warning(
+            f"{job} is still held: {what}; {_data_of(call.cache(), job)}; continue: {_resuming(call, job)}; "
             f"or cancel it: {job.command('scancel')}"
         )
 
@@ -286,7 +286,7 @@ def _data_of(cache: Cache, job: _Job) -> str:
     return f"{output.count(len(facts.entries), 'item')} held for it: {_view(cache, job.session)}"
 
 
-def _resume(now: Invocation, id: str, words: Words, options: UseOptions) -> int:
+def _resume(call: Invocation, id: str, words: Words, options: UseOptions) -> int:
     """Continue with a job that is held: its data was not fetched, or it was not released."""
     if words.others:
         raise UsageError(f"--resume takes no options of sbatch, and no script: {' '.join(words.others)}")
@@ -302,10 +302,10 @@ def _resume(now: Invocation, id: str, words: Words, options: UseOptions) -> int:
     process = waiting.worker.process
     if process is not None and Proc().judge(process).state is State.ALIVE:
         raise InUse(f"process {process.pid} is fetching the data of job {id}", hint="wait for it, or end it first")
-    cache = now.cache()
+    cache = call.cache()
     os.chdir(waiting.directory)  # to which relative paths in the script refer
     entries = manifest.parse_lines(sbatch.items(waiting.script)[0], f"job {id}", cache.request)
     job = _Job(id, "", waiting.worker.session, True)
     job.note(_myself(job.session).comment)
-    _make_available(now, cache, entries, job, options, keep_held=True, is_resumed=True)
+    _make_available(call, cache, entries, job, options, keep_held=True, is_resumed=True)
     return 0

@@ -37,7 +37,7 @@ _users = functools.partial(click.option, multiple=True, metavar="USER")
 @common_options()
 @pass_invocation
 def serve_command(
-    now: Invocation,
+    call: Invocation,
     path: str | None,
     listen: str | None,
     anywhere: bool,
@@ -74,7 +74,7 @@ def serve_command(
         raise UsageError("--allow-clear needs --allow-changes")
 
     def make_cache(**more: Any) -> Cache:
-        return now.cache(**{"progress": None, "on_scan": None, **more})
+        return call.cache(**{"progress": None, "on_scan": None, **more})
 
     id = make_cache().check()
     with contextlib.ExitStack() as open_until_end:
@@ -83,14 +83,16 @@ def serve_command(
             where = _listening(path, listen, id, anywhere, for_others=bool(readers or writers))
             found = [open_until_end.enter_context(where)]
         over_tcp = [one for one in found if not listening.is_unix(one)]
-        token = _token(token_file or _default_token_file(os.environ), now) if over_tcp or token_file else None
+        token = _token(token_file or _default_token_file(os.environ), call) if over_tcp or token_file else None
         hosts = frozenset(
             name.lower() for name in (*_OWN_NAMES, *names, *(str(one.getsockname()[0]) for one in over_tcp))
         )
         allowed = Allowed(allow_changes, allow_clear, frozenset(readers), frozenset(writers), token, hosts)
         app = App(make_cache, allowed)
         server = listening.make_server(
-            app, Bounds(), lambda: now.out.result("serving", {"addresses": shown}, *(f"serving {one}" for one in shown))
+            app,
+            Bounds(),
+            lambda: call.out.result("serving", {"addresses": shown}, *(f"serving {one}" for one in shown)),
         )
         shown = [listening.shown(one) for one in found]
         try:
@@ -117,7 +119,7 @@ def _default_token_file(environ: Mapping[str, str]) -> str:
     return os.path.join(base, "sc-dtool", "serve-token")
 
 
-def _token(path: str, now: Invocation) -> bytes:
+def _token(path: str, call: Invocation) -> bytes:
     """The token in a file that only this user can read, made if there is none. Raises UsageError."""
     import secrets
     import stat
@@ -128,7 +130,7 @@ def _token(path: str, now: Invocation) -> bytes:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with open(fd, "w", encoding="ascii") as file:
             file.write(f"{secrets.token_urlsafe(32)}\n")
-        now.out.note(f"wrote a new token into {path}")
+        call.out.note(f"wrote a new token into {path}")
     with open(path, "rb") as file:
         status = os.fstat(file.fileno())
         token = file.read(4096).strip()

@@ -57,7 +57,7 @@ def session_command() -> None:
 @common_options()
 @pass_invocation
 def create(
-    now: Invocation, items: tuple[str, ...], manifest: str | None, label: str, holder: str | None, ttl: float | None
+    call: Invocation, items: tuple[str, ...], manifest: str | None, label: str, holder: str | None, ttl: float | None
 ) -> None:
     """Create a session and print its id, alone.
 
@@ -69,7 +69,7 @@ def create(
       sc-dtool session create --ttl 12h --add /data/hg38.fa:/refs/hg38.fa
       sc-dtool session create --ttl 12h --from items.txt
     """
-    cache = now.cache()
+    cache = call.cache()
     if len(label) > 100 or not (label.isprintable()):
         raise UsageError("a label has at most 100 printable characters")
     entries = _entries(cache, items)
@@ -78,13 +78,13 @@ def create(
         entries = (*entries, *(found for one in listed for found in cache.session_entries(one.request, f"/{one.path}")))
     id = sessions.new_id()
     if holder is None and ttl is None:
-        now.out.note(
+        call.out.note(
             "the session lasts until it is deleted; to limit it, give --ttl, or a process or job with --holder"
         )
     owner = cache.owner(f"session {id}" if holder is None else holder)
     made = cache.create_session(entries, owner=owner, label=label, ttl=ttl, id=id)
     try:
-        now.out.path("session", _fields(made.facts), made.id)
+        call.out.path("session", _fields(made.facts), made.id)
     except BaseException:  # a caller that has not got the id cannot delete it
         made.delete()
         raise
@@ -93,7 +93,7 @@ def create(
 @session_command.command("ls")
 @common_options()
 @pass_invocation
-def ls(now: Invocation) -> None:
+def ls(call: Invocation) -> None:
     """List the sessions.
 
     \b
@@ -109,7 +109,7 @@ def ls(now: Invocation) -> None:
         Column("CREATED", lambda row: output.ago(from_iso(row["created"]), moment)),
         Column("STATE", "state"),
     ]
-    now.out.table("session", map(_fields, now.cache().sessions()), columns, empty="no sessions")
+    call.out.table("session", map(_fields, call.cache().sessions()), columns, empty="no sessions")
 
 
 @session_command.command("show")
@@ -117,14 +117,14 @@ def ls(now: Invocation) -> None:
 @click.option("--objects", is_flag=True, help="Also show what is at each path, and whether it is in the cache.")
 @common_options()
 @pass_invocation
-def show(now: Invocation, session: str, objects: bool) -> None:
+def show(call: Invocation, session: str, objects: bool) -> None:
     """Show a session and its items.
 
     \b
     Example:
       sc-dtool session show s2a00f74596eaf513 --objects
     """
-    cache = now.cache()
+    cache = call.cache()
     facts = cache.session(session).facts
     fields = _fields(facts)
     if objects:
@@ -138,7 +138,7 @@ def show(now: Invocation, session: str, objects: bool) -> None:
         f"number   {facts.seq}",
         *(f"  {_line(one)}" for one in fields["data_set"]),
     ]
-    now.out.result("session", fields, *lines)
+    call.out.result("session", fields, *lines)
 
 
 @session_command.command("set")
@@ -148,7 +148,7 @@ def show(now: Invocation, session: str, objects: bool) -> None:
 @force_option
 @common_options()
 @pass_invocation
-def set_(now: Invocation, session: str, items: tuple[str, ...], if_seq: int | None, force: bool) -> None:
+def set_(call: Invocation, session: str, items: tuple[str, ...], if_seq: int | None, force: bool) -> None:
     """Replace the items of a session.
 
     The number of the session grows by one with each change; see --if-seq. The exit code is 14 if an item that would be
@@ -158,9 +158,9 @@ def set_(now: Invocation, session: str, items: tuple[str, ...], if_seq: int | No
     Example:
       sc-dtool session set s2a00f74596eaf513 /data/hg38.fa:/refs/hg38.fa
     """
-    cache = now.cache()
+    cache = call.cache()
     entries = _entries(cache, items)
-    _changed(now, cache.session(session).edit(lambda before: entries, if_seq=if_seq, force=force))
+    _changed(call, cache.session(session).edit(lambda before: entries, if_seq=if_seq, force=force))
 
 
 @session_command.command("add")
@@ -169,7 +169,7 @@ def set_(now: Invocation, session: str, items: tuple[str, ...], if_seq: int | No
 @if_seq_option
 @common_options()
 @pass_invocation
-def add(now: Invocation, session: str, items: tuple[str, ...], if_seq: int | None) -> None:
+def add(call: Invocation, session: str, items: tuple[str, ...], if_seq: int | None) -> None:
     """Add items to a session.
 
     The exit code is 14 if --if-seq is given and the session has another number.
@@ -178,9 +178,9 @@ def add(now: Invocation, session: str, items: tuple[str, ...], if_seq: int | Non
     Example:
       sc-dtool session add s2a00f74596eaf513 /data/genes.gtf:/refs/genes.gtf
     """
-    cache = now.cache()
+    cache = call.cache()
     entries = _entries(cache, items)
-    _changed(now, cache.session(session).edit(lambda before: (*before, *entries), if_seq=if_seq))
+    _changed(call, cache.session(session).edit(lambda before: (*before, *entries), if_seq=if_seq))
 
 
 @session_command.command("remove")
@@ -190,7 +190,7 @@ def add(now: Invocation, session: str, items: tuple[str, ...], if_seq: int | Non
 @force_option
 @common_options()
 @pass_invocation
-def remove(now: Invocation, session: str, paths: tuple[str, ...], if_seq: int | None, force: bool) -> None:
+def remove(call: Invocation, session: str, paths: tuple[str, ...], if_seq: int | None, force: bool) -> None:
     """Remove items from a session, by their paths.
 
     The exit code is 14 if one of them is locked, or if --if-seq is given and the session has another number. With
@@ -207,11 +207,11 @@ def remove(now: Invocation, session: str, paths: tuple[str, ...], if_seq: int | 
         if missing:
             raise UsageError(
                 f"session {session} has no item at {plain(min(missing))}",
-                hint=f"to list its items: {now.command('session', 'show', session)}",
+                hint=f"to list its items: {call.command('session', 'show', session)}",
             )
         return [entry for entry in before if entry.mount not in wanted]
 
-    _changed(now, now.cache().session(session).edit(without, if_seq=if_seq, force=force))
+    _changed(call, call.cache().session(session).edit(without, if_seq=if_seq, force=force))
 
 
 @session_command.command("object")
@@ -220,7 +220,7 @@ def remove(now: Invocation, session: str, paths: tuple[str, ...], if_seq: int | 
 @click.option("--children", is_flag=True, help="Also list the content of a directory.")
 @common_options()
 @pass_invocation
-def object_(now: Invocation, session: str, path: str, children: bool) -> None:
+def object_(call: Invocation, session: str, path: str, children: bool) -> None:
     """Show what is at PATH in a session.
 
     PATH is the path of an item, a path in an item, or a directory above items. If several items have paths above PATH,
@@ -230,7 +230,7 @@ def object_(now: Invocation, session: str, path: str, children: bool) -> None:
     Example:
       sc-dtool session object s2a00f74596eaf513 /refs --children
     """
-    cache = now.cache()
+    cache = call.cache()
     found = sessions.find(cache.store, cache.session(session).facts, path, children=children)
     fields = {
         "session": session,
@@ -245,30 +245,30 @@ def object_(now: Invocation, session: str, path: str, children: bool) -> None:
         "children": found.children and [one._asdict() for one in found.children],
     }
     below = [f"  {one.name}{'/' if one.type == 'folder' else ''}" for one in found.children or ()]
-    now.out.result("object", fields, f"{found.path}: {found.type or 'not in the cache yet'}, {found.state}", *below)
+    call.out.result("object", fields, f"{found.path}: {found.type or 'not in the cache yet'}, {found.state}", *below)
 
 
 @session_command.command("renew")
 @click.argument("session")
 @common_options()
 @pass_invocation
-def renew(now: Invocation, session: str) -> None:
+def renew(call: Invocation, session: str) -> None:
     """Extend the lifetime of a session created with --ttl.
 
     \b
     Example:
       sc-dtool session renew s2a00f74596eaf513
     """
-    renewed = now.cache().session(session).renew()
+    renewed = call.cache().session(session).renew()
     text = "renewed" if renewed else "has no lifetime (--ttl), so there is nothing to renew"
-    now.out.result("renewed", {"session": session, "renewed": renewed}, f"session {session} {text}")
+    call.out.result("renewed", {"session": session, "renewed": renewed}, f"session {session} {text}")
 
 
 @session_command.command("rm")
 @click.argument("session")
 @common_options()
 @pass_invocation
-def rm(now: Invocation, session: str) -> None:
+def rm(call: Invocation, session: str) -> None:
     """Delete a session, and release all its locks.
 
     If a running program holds it as a set, the program is told that its leases are lost.
@@ -279,14 +279,14 @@ def rm(now: Invocation, session: str) -> None:
     Example:
       sc-dtool session rm s2a00f74596eaf513
     """
-    done = on_disk.delete(now.cache().store, session)
+    done = on_disk.delete(call.cache().store, session)
     at = output.moment(done.at)
     fields = {"session": done.id, "deleted": at, "by_this_call": done.by_this_call, "released": done.leases}
     if done.by_this_call:
         text = f"deleted session {done.id}, and released {output.count(done.leases, 'lock')}"
     else:
         text = f"session {done.id} was deleted at {at}"
-    now.out.result("session-deleted", fields, text)
+    call.out.result("session-deleted", fields, text)
 
 
 # -- what is printed, and what is given --------------------------------------------------------------------------------
@@ -325,9 +325,9 @@ def _line(one: Fields) -> str:
     return f"{one['mount']}  {what}{state}"
 
 
-def _changed(now: Invocation, facts: SessionFacts) -> None:
+def _changed(call: Invocation, facts: SessionFacts) -> None:
     text = f"session {facts.id} has {output.count(len(facts.entries), 'item')} now; its number is {facts.seq}"
-    now.out.result("session", _fields(facts), text)
+    call.out.result("session", _fields(facts), text)
 
 
 def _entries(cache: Cache, texts: Sequence[str]) -> tuple[Entry, ...]:

@@ -23,7 +23,7 @@ from sccache_dtool.units import short_duration
 @click.option("--origin", is_flag=True, help="Show also where each value comes from.")
 @common_options()
 @pass_invocation
-def config_command(now: Invocation, action: str, origin: bool) -> int:
+def config_command(call: Invocation, action: str, origin: bool) -> int:
     """Show the settings in config.toml, and the defaults.
 
     The file is .sc-dtool/config.toml in the cache's directory. The exit code is 1 if it contains an error.
@@ -32,7 +32,7 @@ def config_command(now: Invocation, action: str, origin: bool) -> int:
     Example:
       sc-dtool config show --origin
     """
-    cache = now.cache()
+    cache = call.cache()
     cache.check()
     settings, faults = cache.settings, cache.settings.faults
     values = settings._asdict()
@@ -47,19 +47,19 @@ def config_command(now: Invocation, action: str, origin: bool) -> int:
             Column("VALUE", lambda row: _text(row["value"])),
             Column("FROM", _from),
         ]
-        now.out.table("setting", _with_origins(now, cache, shown), columns)
+        call.out.table("setting", _with_origins(call, cache, shown), columns)
     else:
-        now.out.result("config", shown, *(f"{name:34}{_text(value)}" for name, value in shown.items()))
+        call.out.result("config", shown, *(f"{name:34}{_text(value)}" for name, value in shown.items()))
     for error in settings.mistakes:
-        now.out.error(error)
+        call.out.error(error)
     return Exit.ERROR if faults else Exit.DONE
 
 
-def _with_origins(now: Invocation, cache: Cache, shown: Fields) -> Iterator[dict[str, Any]]:
+def _with_origins(call: Invocation, cache: Cache, shown: Fields) -> Iterator[dict[str, Any]]:
     """Each setting with its value, and with what has set it."""
     from sccache_dtool.fetch import slots
 
-    choice = root.choose(now.cache_dir, os.environ)
+    choice = root.choose(call.cache_dir, os.environ)
     kind = "option" if choice.origin.startswith("--") else "environment" if choice.origin[0] == "$" else "dtool"
     is_default = choice.origin == root.DEFAULT_ORIGIN
     yield _row("directory", choice.path, "default" if is_default else kind, None if is_default else choice.origin)

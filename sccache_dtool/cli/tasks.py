@@ -21,41 +21,41 @@ def by_all_tasks(function: Command) -> Command:
     """
 
     @functools.wraps(function)
-    def run(now: Invocation, /, *arguments: Any, **options: Any) -> Any:
-        command = functools.partial(function, now, *arguments, **options)
-        kind, _, place = (now.executor or "auto").partition(":")
+    def run(call: Invocation, /, *arguments: Any, **options: Any) -> Any:
+        command = functools.partial(function, call, *arguments, **options)
+        kind, _, place = (call.executor or "auto").partition(":")
         if kind == "dask" and place:
-            with executors.dask(place, insecure=now.insecure_executor) as now.spread:
+            with executors.dask(place, insecure=call.insecure_executor) as call.spread:
                 return command()
         if kind not in ("auto", "mpi", "none") or place:
             raise UsageError(
-                f"unknown executor {now.executor!r}", hint="give mpi, none, dask:ADDRESS or dask:SCHEDULER-FILE"
+                f"unknown executor {call.executor!r}", hint="give mpi, none, dask:ADDRESS or dask:SCHEDULER-FILE"
             )
         rank = executors.rank_from(os.environ, os.getpid(), executors.parent_name()) if kind == "auto" else None
         if kind == "mpi" or (rank is not None and rank.mpi):
-            return _by_mpi(now, rank, command)
+            return _by_mpi(call, rank, command)
         if rank is not None:
-            return _alone(now, rank, command, "srun started the tasks without MPI; add --mpi=pmi2")
+            return _alone(call, rank, command, "srun started the tasks without MPI; add --mpi=pmi2")
         return command()
 
     return run  # type: ignore[return-value]
 
 
-def _by_mpi(now: Invocation, rank: Rank | None, command: Callable[[], Any]) -> Any:
+def _by_mpi(call: Invocation, rank: Rank | None, command: Callable[[], Any]) -> Any:
     try:
-        with executors.mpi() as now.spread:
-            return Exit.DONE if now.spread is None else command()
+        with executors.mpi() as call.spread:
+            return Exit.DONE if call.spread is None else command()
     except ImportError as error:
         if rank is None:
             raise UsageError(
                 "MPI is not available", details=[str(error)], hint=f"install it: {to_install('mpi')}"
             ) from error
-        return _alone(now, rank, command, f"mpi4py is not installed; install it: {to_install('mpi')}")
+        return _alone(call, rank, command, f"mpi4py is not installed; install it: {to_install('mpi')}")
 
 
-def _alone(now: Invocation, rank: Rank, command: Callable[[], Any], why: str) -> Any:
+def _alone(call: Invocation, rank: Rank, command: Callable[[], Any], why: str) -> Any:
     """Run the command in the first of several tasks; the others do nothing."""
     if rank.number != 0:
         return Exit.DONE
-    now.out.warning(f"one of {rank.total} tasks does all the work: {why}")
+    call.out.warning(f"one of {rank.total} tasks does all the work: {why}")
     return command()

@@ -74,7 +74,7 @@ _SOURCES = {
 @common_options()
 @pass_invocation
 def transfers_command(
-    now: Invocation, item: str | None, owner: str | None, session: str | None, everything: bool, watch: bool
+    call: Invocation, item: str | None, owner: str | None, session: str | None, everything: bool, watch: bool
 ) -> None:
     """Show the downloads in progress.
 
@@ -86,7 +86,7 @@ def transfers_command(
       sc-dtool transfers --all --item hg38.tar.gz
       sc-dtool transfers --owner ada --watch
     """
-    cache = now.cache()
+    cache = call.cache()
     cache.check()
 
     def rows() -> list[dict[str, Any]]:
@@ -104,10 +104,10 @@ def transfers_command(
         Column("LAST MESSAGE", lambda row: row["message"] or row["_continuing"]),
     ]
     if watch:
-        now.out.watch(rows, columns, "no downloads", _EVERY)
+        call.out.watch(rows, columns, "no downloads", _EVERY)
         return
     empty = "no downloads" if everything else "no downloads; to show those that ended or were interrupted: --all"
-    now.out.table("transfer", rows(), columns, empty)
+    call.out.table("transfer", rows(), columns, empty)
 
 
 def _rows(
@@ -155,7 +155,7 @@ def _progress(row: Fields) -> str:
 @click.command("loaders")
 @common_options()
 @pass_invocation
-def loaders_command(now: Invocation) -> None:
+def loaders_command(call: Invocation) -> None:
     """List the kinds of sources and steps, and what they need.
 
     A source is the first word of `use`, and steps are the words after it.
@@ -165,7 +165,7 @@ def loaders_command(now: Invocation) -> None:
       sc-dtool loaders -f json
     """
     columns = [Column("KIND", "kind"), Column("NAME", "name"), Column("READY", _ready), Column("WHAT IT IS", "summary")]
-    now.out.table("loader", _loaders(), columns)
+    call.out.table("loader", _loaders(), columns)
 
 
 def _loaders() -> Iterator[dict[str, Any]]:
@@ -235,7 +235,7 @@ def _paths(cache: Cache, named: Named, words: tuple[str, ...], name: str | None)
 @size_ignored_option
 @common_options()
 @pass_invocation
-def locate_command(now: Invocation, item: ItemOptions) -> None:
+def locate_command(call: Invocation, item: ItemOptions) -> None:
     """Print the path of an item without taking a lease.
 
     Without a lease, the item may be removed at any moment. Give the words that `use` was given, or the item's name or
@@ -247,7 +247,7 @@ def locate_command(now: Invocation, item: ItemOptions) -> None:
       sc-dtool locate https://example.org/hg38.tar.gz tar
     """
     words, name = item.words, item.name
-    caches = item.caches(now)
+    caches = item.caches(call)
     if not words and name is None:
         raise UsageError("no item is given", hint="give the words that `use` was given")
     changed = False
@@ -258,7 +258,7 @@ def locate_command(now: Invocation, item: ItemOptions) -> None:
             continue
         for path in _paths(cache, named, words, name):
             if path is not None:
-                now.out.path("locate", {"path": str(path), "item": named.key}, str(path))
+                call.out.path("locate", {"path": str(path), "item": named.key}, str(path))
                 return
         changed = changed or cache.has(named.key)
     if changed:

@@ -63,7 +63,7 @@ def _dataset_name(row: Fields) -> str:
 @common_options()
 @pass_invocation
 @by_all_tasks
-def du_command(now: Invocation, by: str, top: int | None) -> None:
+def du_command(call: Invocation, by: str, top: int | None) -> None:
     """Show the space that items take, and how much is reclaimable.
 
     Space is reclaimable if no lease, pin, exclusion or share of a lot protects it. Loose files are files that dtool
@@ -74,18 +74,18 @@ def du_command(now: Invocation, by: str, top: int | None) -> None:
       sc-dtool du --top 10
       sc-dtool du --by user
     """
-    cache = now.cache()
+    cache = call.cache()
     moment = time.time()
     shares = cache.shares()
     lookup = None if shares is None else cache.lookup(shares.lots)
-    if by == "item" and top is None and now.format != "human":
-        whole, left = _every_item(now, cache, lookup)
+    if by == "item" and top is None and call.format != "human":
+        whole, left = _every_item(call, cache, lookup)
     elif by == "item":
-        whole, left = _largest_items(now, cache, _SHOWN if top is None else top, moment, lookup)
+        whole, left = _largest_items(call, cache, _SHOWN if top is None else top, moment, lookup)
     elif by == "lot":
-        whole, left = _by_lot(now, cache, top, shares)
+        whole, left = _by_lot(call, cache, top, shares)
     else:
-        whole, left = _summed_up(now, cache, by, top, moment, lookup)
+        whole, left = _summed_up(call, cache, by, top, moment, lookup)
     fields = as_rows.total(whole, left)
     files, loose_bytes = fields["loose_files"], fields["loose_bytes"]
     if shares is not None and lookup is not None:
@@ -94,7 +94,7 @@ def du_command(now: Invocation, by: str, top: int | None) -> None:
         fields["reclaimable_bytes"] = sum(of_lots.values())
         fields["reclaimable_items"] = min(fields["reclaimable_items"], most)
     loose = f", of which {output.size(loose_bytes)} in {output.count(files, 'loose file')}" if files else ""
-    now.out.result(
+    call.out.result(
         "total",
         fields,
         f"{output.count(whole.items, 'item')}, {output.size(fields['bytes'])}{loose}; not in use and reclaimable: "
@@ -115,15 +115,15 @@ def _reclaimable(shares: Shares, lookup: Lookup, whole: Sums, left: Sequence[Loo
     return reclaimable(shares, total_of([used, of_loose(left, lookup)]), both, time.time())
 
 
-def _every_item(now: Invocation, cache: Cache, lookup: Lookup | None) -> tuple[Sums, list[LooseDirectory]]:
+def _every_item(call: Invocation, cache: Cache, lookup: Lookup | None) -> tuple[Sums, list[LooseDirectory]]:
     """Print each item during the scan, so that none is kept in memory."""
     parts = []
     spared = cache.spared()
     for found in cache.survey(_present):
-        now.out.table("item", (item_fields(item) for item in found))
+        call.out.table("item", (item_fields(item) for item in found))
         parts.append(add_up(0, iter(found), spared, lookup))
     left = cache.reclaimable_loose()
-    now.out.table("item", map(_loose_fields, left))
+    call.out.table("item", map(_loose_fields, left))
     return total(parts, 0), left
 
 
@@ -132,19 +132,19 @@ def _present(items: Iterator[Item]) -> list[Item]:
 
 
 def _largest_items(
-    now: Invocation, cache: Cache, top: int, moment: float, lookup: Lookup | None
+    call: Invocation, cache: Cache, top: int, moment: float, lookup: Lookup | None
 ) -> tuple[Sums, list[LooseDirectory]]:
     """Print the largest items. Only their uses are counted, unless a program reads the total of all."""
     fold = functools.partial(add_up, top, spared=cache.spared(), lookup=lookup)
-    whole = total(cache.survey(fold, uses=now.format != "human"), top)
+    whole = total(cache.survey(fold, uses=call.format != "human"), top)
     left = cache.reclaimable_loose()
     largest: list[Item | LooseDirectory] = [*whole.largest, *sorted(left, key=lambda loose: -loose.bytes)[:top]]
     largest.sort(key=lambda one: -one.bytes)
     rows = [item_fields(cache.item(one.key)) if isinstance(one, Item) else _loose_fields(one) for one in largest[:top]]
-    now.out.table("item", rows, [Column("ITEM", "name"), SIZE, LEASES, USES, last_use(moment)])
+    call.out.table("item", rows, [Column("ITEM", "name"), SIZE, LEASES, USES, last_use(moment)])
     more = whole.items + len(left) - len(rows)
     if more and top:
-        now.out.note(f"{more:,} more are not shown, none of them larger; to show more: --top {2 * top}")
+        call.out.note(f"{more:,} more are not shown, none of them larger; to show more: --top {2 * top}")
     return whole, left
 
 
@@ -165,7 +165,7 @@ def _loose_fields(loose: LooseDirectory) -> dict[str, Any]:
 
 
 def _summed_up(
-    now: Invocation, cache: Cache, by: str, top: int | None, moment: float, lookup: Lookup | None
+    call: Invocation, cache: Cache, by: str, top: int | None, moment: float, lookup: Lookup | None
 ) -> tuple[Sums, list[LooseDirectory]]:
     listed = list(cache.scan_with_facts())
     left = cache.reclaimable_loose()
@@ -178,17 +178,19 @@ def _summed_up(
         rows = _by_user(listed, left)
         columns = [Column("FETCHED BY", "user"), SIZE, _ITEMS, LEASES, USES]
     rows.sort(key=lambda row: row["bytes"], reverse=True)
-    now.out.table(by, rows[:top], columns)
+    call.out.table(by, rows[:top], columns)
     return add_up(0, (item for item, _ in listed if item.copies), cache.spared(), lookup), left
 
 
-def _by_lot(now: Invocation, cache: Cache, top: int | None, shares: Shares | None) -> tuple[Sums, list[LooseDirectory]]:
+def _by_lot(
+    call: Invocation, cache: Cache, top: int | None, shares: Shares | None
+) -> tuple[Sums, list[LooseDirectory]]:
     """Print the lots during the scan, of which nothing but sums is kept."""
     from sccache_dtool.lots.usage import of_loose, old_loose
 
     lookup = cache.lookup(None if shares is None else shares.lots)
     fold = functools.partial(add_up, 0, spared=cache.spared(), lookup=lookup)
-    whole = total(cache.survey(fold, uses=now.format != "human"), 0)
+    whole = total(cache.survey(fold, uses=call.format != "human"), 0)
     left = cache.reclaimable_loose()
     loose = of_loose(left, lookup)
     if shares is None:
@@ -221,7 +223,7 @@ def _by_lot(now: Invocation, cache: Cache, top: int | None, shares: Shares | Non
         LEASES,
         reclaimable,
     ]
-    now.out.table("lot", rows[:top], columns)
+    call.out.table("lot", rows[:top], columns)
     return whole, left
 
 
@@ -263,7 +265,7 @@ def _by_user(
 @common_options()
 @pass_invocation
 @by_all_tasks
-def summary_command(now: Invocation, by: str, unused: float) -> None:
+def summary_command(call: Invocation, by: str, unused: float) -> None:
     """Show space, uses, and the download time saved by the cache.
 
     Time is saved by each use that finds its item in the cache: as much as the item's download took. On a terminal, bars
@@ -273,20 +275,20 @@ def summary_command(now: Invocation, by: str, unused: float) -> None:
     Example:
       sc-dtool summary --by item --unused 90d
     """
-    cache = now.cache()
+    cache = call.cache()
     moment = time.time()
     listed = [dataset_item(item, facts_of_copies) for item, facts_of_copies in cache.scan_with_facts()]
     left = cache.loose_directories(untouched_since=moment - unused)
     if by == "dataset":
         rows = by_dataset(listed, left)
         columns = [Column("DATASET", _dataset_name), SIZE, _ITEMS, _LOOSE, LEASES, USES, last_use(moment), _SAVED]
-        now.out.table("dataset", rows, columns)
+        call.out.table("dataset", rows, columns)
     else:
-        _print_items(now, listed, moment)
-    _print_totals(now, cache, listed, left, moment, unused)
+        _print_items(call, listed, moment)
+    _print_totals(call, cache, listed, left, moment, unused)
 
 
-def _print_items(now: Invocation, listed: Iterable[DatasetItem], moment: float) -> None:
+def _print_items(call: Invocation, listed: Iterable[DatasetItem], moment: float) -> None:
     rows = [
         {
             **item_fields(one.item),
@@ -307,11 +309,11 @@ def _print_items(now: Invocation, listed: Iterable[DatasetItem], moment: float) 
         last_use(moment),
         _SAVED,
     ]
-    now.out.table("item", rows, columns)
+    call.out.table("item", rows, columns)
 
 
 def _print_totals(
-    now: Invocation,
+    call: Invocation,
     cache: Cache,
     listed: Sequence[DatasetItem],
     left: Sequence[LooseDirectory],
@@ -356,8 +358,8 @@ def _print_totals(
         f"uses    {fields['uses']:,} so far, {fields['leases']:,} of them not finished",
         f"saved   {short_duration(fields['saved_seconds'])} of download time by cache hits{and_more}",
     ]
-    now.out.result("summary", fields, *lines)
-    now.out.drawing(lambda: _drawing(cache, present, left, moment))
+    call.out.result("summary", fields, *lines)
+    call.out.drawing(lambda: _drawing(cache, present, left, moment))
 
 
 def _drawing(cache: Cache, present: Sequence[Item], left: Sequence[LooseDirectory], moment: float) -> Table:

@@ -52,7 +52,7 @@ _from_option = click.option(
 @common_options()
 @pass_invocation
 def use_command(
-    now: Invocation, item: ItemOptions, file: str | None, holder: str, options: UseOptions, parents: bool
+    call: Invocation, item: ItemOptions, file: str | None, holder: str, options: UseOptions, parents: bool
 ) -> None:
     """Take a lease on an item and print its path, alone.
 
@@ -75,16 +75,16 @@ def use_command(
     Example:
       path=$(sc-dtool use https://example.org/hg38.tar.gz sha256:HEX tar) || exit
     """
-    caches, request = _requested(now, item, file, parents)
+    caches, request = _requested(call, item, file, parents)
     owner = caches[0].owner(holder)
     if not isinstance(request, Request):
         from sccache_dtool.cli.use_many import use_many
 
-        use_many(now, caches, request, owner, options)
+        use_many(call, caches, request, owner, options)
         return
-    _note_joint_item(now, caches[0], request)
+    _note_joint_item(call, caches[0], request)
     lease = _hold(caches, request, owner, options)
-    now.out.detail(f"held by {owner}")
+    call.out.detail(f"held by {owner}")
     fields = {
         "path": os.fspath(lease),
         "item": lease.key,
@@ -92,19 +92,19 @@ def use_command(
         "holder": str(owner),
     }
     try:
-        now.out.path("use", fields, os.fspath(lease))
+        call.out.path("use", fields, os.fspath(lease))
     except BaseException:  # a full disk, or a closed pipe: a caller that has not got the path cannot release the lease
         lease.release()
         lease.holder.retire()
         raise
 
 
-def _note_joint_item(now: Invocation, cache: Cache, request: Request) -> None:
+def _note_joint_item(call: Invocation, cache: Cache, request: Request) -> None:
     """Say that several local files become one item, once: perhaps a shell has made them of a pattern."""
     chains = request.stack.chains
     are_files = len(chains) > 1 and all(chain.source.startswith("file:") and not chain.steps for chain in chains)
     if are_files and not cache.has(request.key):
-        now.out.note(f"these {len(chains)} sources become one item, a directory with all of them; {MANY}")
+        call.out.note(f"these {len(chains)} sources become one item, a directory with all of them; {MANY}")
 
 
 @click.command("unuse")
@@ -115,7 +115,7 @@ def _note_joint_item(now: Invocation, cache: Cache, request: Request) -> None:
 @click.option("--evict-if-last", is_flag=True, help="Then remove the item, unless it is still in use.")
 @common_options()
 @pass_invocation
-def unuse_command(now: Invocation, item: ItemOptions, holder: str, everything: bool, evict_if_last: bool) -> None:
+def unuse_command(call: Invocation, item: ItemOptions, holder: str, everything: bool, evict_if_last: bool) -> None:
     """Release a lease that `use` took.
 
     Give the path that `use` printed, the words that `use` was given, or the item's name or key. A path means the lease
@@ -130,16 +130,16 @@ def unuse_command(now: Invocation, item: ItemOptions, holder: str, everything: b
         raise UsageError(
             "no item is given", hint="give the path that `use` printed, the words that it was given, or -n NAME"
         )
-    caches = item.caches(now)
+    caches = item.caches(call)
     owners = caches[0].owners(holder)
     released, evicted = 0, False
     meant: list[tuple[Cache, Named]] = []
-    for cache, named in _meant(_places(now, caches, item), words, name):
+    for cache, named in _meant(_places(call, caches, item), words, name):
         meant.append((cache, named))
         count, keys = _release(cache, owners, named, everything=everything)
         released += count
         if evict_if_last and cache.root not in [one.root for one in caches]:
-            now.out.note(f"not removed from {cache.root}: --evict-if-last does not concern an upstream cache")
+            call.out.note(f"not removed from {cache.root}: --evict-if-last does not concern an upstream cache")
         elif evict_if_last:
             gone = [cache.evict_if_idle(key) for key in dict.fromkeys(keys) if cache.item(key).copies]
             evicted = all(gone) if gone else evicted
@@ -150,12 +150,12 @@ def unuse_command(now: Invocation, item: ItemOptions, holder: str, everything: b
         above = next((found for cache, named in there if (found := cache.holder_above(named.key))), None)
         hint = f"; its ancestor {above} does: unuse --holder pid:{above.short}" if above is not None else ""
         hint += "".join(_why_not(cache, owners, named) for cache, named in meant)
-        now.out.note(f"nothing to release: {owners[-1]} holds no lease on {name or plain(' '.join(words))}{hint}")
+        call.out.note(f"nothing to release: {owners[-1]} holds no lease on {name or plain(' '.join(words))}{hint}")
     first = meant[0][1].key or None if meant else None
-    now.out.result("unuse", {"item": first, "released": released, "evicted": evicted, "holder": str(owners[-1])})
+    call.out.result("unuse", {"item": first, "released": released, "evicted": evicted, "holder": str(owners[-1])})
 
 
-def _places(now: Invocation, caches: Sequence[Cache], item: ItemOptions) -> Iterator[Cache]:
+def _places(call: Invocation, caches: Sequence[Cache], item: ItemOptions) -> Iterator[Cache]:
     """Where the leases may be: in the cache that a path is in, whichever that is; or in the caches, or upstream.
 
     An upstream comes last, so that it is not asked if a cache has the lease: it may be away.
@@ -164,7 +164,7 @@ def _places(now: Invocation, caches: Sequence[Cache], item: ItemOptions) -> Iter
     home = next((cache for cache in caches if path and cache.is_within(path)), None)
     root = cache_of(path) if home is None else None
     if home is not None or root is not None:
-        yield home or now.cache(root)
+        yield home or call.cache(root)
         return
     yield from caches
     for cache in caches:
@@ -258,7 +258,7 @@ def run_command(
     """
     from sccache_dtool.cli.child import Child
 
-    now = ctx.ensure_object(Invocation)
+    call = ctx.ensure_object(Invocation)
     command: list[str] = ctx.meta.get("command", [])
     if not command:
         raise UsageError("no command to run", hint="put it after two dashes: sc-dtool run SOURCE -- COMMAND...")
@@ -271,10 +271,10 @@ def run_command(
         lost.append(error)
         if not keep_going:
             child.send_signal(signal.SIGTERM)
-        now.out.error(error)
+        call.out.error(error)
 
     try:
-        caches, request = _requested(now, item, file, parents)
+        caches, request = _requested(call, item, file, parents)
         owner = caches[0].owner_of_command(child.pid, command)
         held = _hold_for_command(caches, request, owner, options)
         path = os.fspath(held)
@@ -284,14 +284,14 @@ def run_command(
             extra = {**dict.fromkeys(names, path), RUN: str(child.pid)}
             return child.run(order, extra, lambda: held.holder.start_heartbeat(give_up))
         finally:
-            _give_back(now, held, lost)
+            _give_back(call, held, lost)
     finally:
         child.close()
-        if not now.owns_process:
+        if not call.owns_process:
             child.restore()
 
 
-def _give_back(now: Invocation, held: Lease | HeldSet, lost: Sequence[LeaseLost]) -> None:
+def _give_back(call: Invocation, held: Lease | HeldSet, lost: Sequence[LeaseLost]) -> None:
     """Release what a command holds, and report errors. Nothing is raised: the exit code is the command's."""
     holder = held.holder
     failed: CacheError | None = None
@@ -302,7 +302,7 @@ def _give_back(now: Invocation, held: Lease | HeldSet, lost: Sequence[LeaseLost]
         noticed_late = holder.revoked() if not (all_kept or lost) and holder.has_lapsed else None
         holder.retire()
         if noticed_late is not None:
-            now.out.error(noticed_late)
+            call.out.error(noticed_late)
     except OSError as error:
         failed = CacheError(f"could not release the lease: {explain(error)}")
     except CacheError as error:
@@ -310,15 +310,15 @@ def _give_back(now: Invocation, held: Lease | HeldSet, lost: Sequence[LeaseLost]
     except Exception as error:
         failed = CacheError(f"could not release the lease: {type(error).__name__}: {error}")
     if failed is not None:
-        failed.hint = f"`{now.command('reap')}`, or the next `clean`, ends the leases of a command that has ended"
-        now.out.error(failed)
+        failed.hint = f"`{call.command('reap')}`, or the next `clean`, ends the leases of a command that has ended"
+        call.out.error(failed)
 
 
 @click.command("renew")
 @holder_option
 @common_options()
 @pass_invocation
-def renew_command(now: Invocation, holder: str) -> None:
+def renew_command(call: Invocation, holder: str) -> None:
     """Extend the lifetime of leases taken with `use --ttl`.
 
     All leases of the holder that have a lifetime get the same lifetime again, counted from now. Use it in scripts that
@@ -329,26 +329,26 @@ def renew_command(now: Invocation, holder: str) -> None:
     Example:
       sc-dtool renew --holder nightly
     """
-    cache = now.cache()
+    cache = call.cache()
     owners = cache.owners(holder)
     renewed = cache.renew(owners)
     for tier in list(cache.tiers())[1:]:
         try:
             renewed += tier.renew(owners)
         except NoCache as error:
-            now.out.warning(f"leases in the upstream are not renewed: {error.message}")
+            call.out.warning(f"leases in the upstream are not renewed: {error.message}")
     if not renewed:
-        now.out.note(f"nothing to renew: {owners[-1]} holds no lease with a lifetime (--ttl)")
-    now.out.result("renew", {"renewed": renewed, "holder": str(owners[-1])})
+        call.out.note(f"nothing to renew: {owners[-1]} holds no lease with a lifetime (--ttl)")
+    call.out.result("renew", {"renewed": renewed, "holder": str(owners[-1])})
 
 
 def _requested(
-    now: Invocation, item: ItemOptions, file: str | None, parents: bool
+    call: Invocation, item: ItemOptions, file: str | None, parents: bool
 ) -> tuple[list[Cache], Request | Many]:
     """The caches, and what the words or the manifest mean."""
     if file is not None and (item.words or item.name is not None):
         raise UsageError("--from cannot be combined with a SOURCE or -n", hint="add the item to the manifest")
-    caches = item.caches(now, parents=parents)
+    caches = item.caches(call, parents=parents)
     request = None if file is not None else caches[0].request(item.words, item.name)
     if isinstance(request, Request):
         return caches, request

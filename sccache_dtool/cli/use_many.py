@@ -57,17 +57,17 @@ class Many(NamedTuple):
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
-def use_many(now: Invocation, caches: Sequence[Cache], many: Many, owner: Owner, options: UseOptions) -> None:
+def use_many(call: Invocation, caches: Sequence[Cache], many: Many, owner: Owner, options: UseOptions) -> None:
     """Take a lease on each item, and print the directory that shows them."""
     held = hold_many(caches, many, owner, options)
-    now.out.detail(f"held by {owner}")
+    call.out.detail(f"held by {owner}")
     fields = {"path": held.view, "session": held.session, "holder": str(owner), "items": len(held)}
     try:
-        now.out.path("use", fields, held.view)
+        call.out.path("use", fields, held.view)
     except BaseException:  # a caller that has not got the path cannot release the leases
         held.release()
         raise
-    now.out.detail(output.count(len(held), "item"))
+    call.out.detail(output.count(len(held), "item"))
 
 
 def hold_many(
