@@ -1380,7 +1380,8 @@ class Cache:
         """Who may change all lots; None if there are none."""
         from sccache_dtool.lots.rights import rights
 
-        return rights(self.store, self.settings.lots_managers)
+        settings = config.load(self._fs, self._layout, Silent())  # what is wrong in there, `doctor` says by itself
+        return rights(self.store, settings.lots_managers)
 
     def lots_log(self) -> list[LotTable]:
         """The lots in force, and those before them, as far as they are kept; the newest first."""

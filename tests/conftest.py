@@ -210,9 +210,11 @@ def _messages(level: int) -> Iterator[list[str]]:
 
 
 @pytest.fixture(autouse=True)
-def _said_again() -> None:
-    """What was done without in an earlier test is logged again."""
+def _said_again() -> Iterator[None]:
+    """What was done without in an earlier test is logged again, and nothing is shown as an earlier test wanted it."""
     fallback.said.clear()
+    yield
+    log.hide()
 
 
 @pytest.fixture

@@ -59,14 +59,13 @@ class Compressing(Sink):
         """The CRC32 of the file."""
         return f"{self._checksum:08x}"
 
-    def _store(self, data: bytes) -> None:
-        self._put(self._compressor.compress(data))
+    def _stored_as(self, data: bytes) -> bytes:
+        return self._noted(self._compressor.compress(data))
 
-    def _put(self, data: bytes) -> None:
-        if data:
-            self._fs.write(self.fd, data)
-            self._checksum = zlib.crc32(data, self._checksum)
-            self.stored += len(data)
+    def _noted(self, data: bytes) -> bytes:
+        self._checksum = zlib.crc32(data, self._checksum)
+        self.stored += len(data)
+        return data
 
     def skip(self, size: int, *, counted: bool = False) -> None:
         """See Sink. Zeros are compressed as other bytes are."""
@@ -75,7 +74,7 @@ class Compressing(Sink):
 
     def finish(self) -> None:
         """Store what is still in memory; nothing can be written any more."""
-        self._put(self._compressor.flush())
+        self._fs.write(self.fd, self._noted(self._compressor.flush()))
 
 
 class DigestOfContent:

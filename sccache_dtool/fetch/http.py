@@ -491,7 +491,7 @@ def _name_of(url: str) -> str:
 def _may_pass(error: BaseException) -> bool:
     """Whether a failure on the network is one that may be over soon."""
     led = list(causes(error))
-    if any(isinstance(cause, ssl.SSLEOFError | codings.Cut) for cause in led):
+    if any(_is_cut(cause) or isinstance(cause, codings.Cut) for cause in led):
         return True
     if any(isinstance(cause, requests.exceptions.SSLError | urllib3.exceptions.SSLError) for cause in led):
         return False
@@ -537,10 +537,17 @@ def _network_reason(error: BaseException, announced: int | None, came: int) -> s
     return why(error) if known else plain(f"{type(error).__name__}: {error}")
 
 
+def _is_cut(error: BaseException) -> bool:
+    """Whether a TLS connection has ended without saying so. Some Pythons do not give it its class."""
+    if isinstance(error, ssl.SSLError) and getattr(error, "reason", None) == "UNEXPECTED_EOF_WHILE_READING":
+        return True
+    return isinstance(error, ssl.SSLEOFError)
+
+
 def _ended_early(error: BaseException) -> bool:
     """Whether an exception of one of the libraries says that the connection ended within a body."""
     return (
         (isinstance(error, IncompleteRead) and not isinstance(error, urllib3.exceptions.InvalidChunkLength))
-        or isinstance(error, ssl.SSLEOFError)
+        or _is_cut(error)
         or str(error) == "Response ended prematurely"  # of urllib3, with nothing else to go by
     )

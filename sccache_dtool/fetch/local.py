@@ -31,7 +31,8 @@ def retrieve(context: Context, source: Source, path: str, algorithms: Sequence[s
     status = context.fs.lstat(origin)
     if not stat.S_ISDIR(status.st_mode):
         context.progress.start(source.name, data_in(context.fs, origin, status))
-        return Retrieved(copy_file(context, origin, path, algorithms), status.st_size)
+        copied = copy_into(context, origin, partial(context.sink, path, algorithms))
+        return Retrieved(copied.digests(), status.st_size)
     if context.step:
         raise FetchFailed(
             f"cannot fetch {source.canonical}: it is a directory, and {context.step} needs a file", shared=True

@@ -61,15 +61,16 @@ class Sink:
 
     def write(self, data: bytes, *, came: bool = True) -> None:
         """Write all of `data`. `came`: whether it came from the source, whose speed is limited."""
-        self._store(data)
+        self._fs.write(self.fd, self._stored_as(data))
         self._digests.update(data)
         self.size += len(data)
         self._progress.advance(len(data))
         if came and self._throttle is not None:
             self._throttle.pay(len(data))
 
-    def _store(self, data: bytes) -> None:
-        self._fs.write(self.fd, data)
+    def _stored_as(self, data: bytes) -> bytes:
+        """What is stored of `data`."""
+        return data
 
     def skip(self, size: int, *, counted: bool = False) -> None:
         """Go on after a hole of so many bytes, which read as zeros. `counted`: they are part of what was announced."""

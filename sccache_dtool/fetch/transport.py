@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from http import HTTPStatus
@@ -18,6 +19,7 @@ from urllib.parse import unquote_to_bytes, urljoin, urlsplit, urlunsplit
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
+from urllib3.util.ssl_ import create_urllib3_context
 
 from sccache_dtool.credentials import hide
 
@@ -60,6 +62,11 @@ def _careful(kind: Any) -> Any:
         response_class = _Answer
 
         def connect(self) -> None:
+            if hasattr(self, "ssl_context"):
+                # Python lets OpenSSL 3 take an end of the connection for the end of what is sent.
+                context = getattr(self, "ssl_context", None) or create_urllib3_context()
+                context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+                self.ssl_context = context
             super().connect()
             if hasattr(self.sock, "suppress_ragged_eofs"):
                 self.sock.suppress_ragged_eofs = False

@@ -20,7 +20,6 @@ from sccache_dtool.errors import GONE, NOT_EMPTY, CacheError, UsageError, explai
 from sccache_dtool.liveness.caller import host_name, user_name
 from sccache_dtool.lots.model import DATES, LARGEST, LIMITS, Attribution, Claim, Lot, Lots, Usage
 from sccache_dtool.protocol import program, versions
-from sccache_dtool.protocol.election import make_election
 from sccache_dtool.protocol.store import Store
 
 Found = TypeVar("Found")
@@ -346,6 +345,8 @@ def _begin(store: Store, text: str) -> bool:
 @contextlib.contextmanager
 def _turn(store: Store) -> Iterator[None]:
     """Wait a little for others who are making a change. Without that, many who want to would keep repeating theirs."""
+    from sccache_dtool.protocol.election import make_election  # of changes only: it loads flufl.lock
+
     election = make_election(store, LOTS)
     end = store.clock.monotonic() + _LONGEST_TURN
     try:

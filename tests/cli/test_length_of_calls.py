@@ -58,7 +58,7 @@ def test_a_fetch_adds_few_functions(source: str, server: Server) -> None:
         paths = [path for path in paths_to("write", word, f"md5:{_md5(word)}") if "Sink.write" in path]
         assert paths
         for path in paths:
-            assert len(path) - path.index("Acquirer.acquire") <= MISS, path
+            assert len(path) - path.index("Acquirer.acquire") <= MISS, " ".join(path)
 
 
 def _md5(word: str) -> str:

@@ -16,6 +16,7 @@ from fetch import servers
 from sccache_dtool.cache import Cache
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import fsspec_source
+from sccache_dtool.fetch.request import OBJECT_SCHEMES
 from sccache_dtool.fetch.words import REMOTE, SOURCES
 
 BODY = os.urandom(9_000_000)  # more than a block
@@ -135,7 +136,7 @@ def test_the_protocols_that_are_shown_are_those_of_the_tests() -> None:
     """`loaders` would promise what nobody has tried."""
     assert set(fsspec_source.SHOWN) == set(servers.ALL) <= set(REMOTE)
     # test_sources.py, test_http.py, test_globus.py, tests/markers
-    assert set(SOURCES) == {"file", "local", "http", "https", "globus", "sha256"}
+    assert set(SOURCES) == {"file", "local", "http", "https", "globus", *OBJECT_SCHEMES}
 
 
 def test_what_is_not_shown_is_said_to_be_untested(tmp_path: Path) -> None:

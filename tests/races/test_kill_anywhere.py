@@ -47,10 +47,13 @@ WRITING = (
 )
 #: These write no more into the cache than `use` and `save` do: `tests/markers` kills what writes into the archive.
 _LIKE_OTHERS = ("get", "cat", "archive", "index")
-_LOOKING = ("du", "summary", "ls", "status", "why", "log", "transfers", "loaders", "locate", "dir", "config", "sample")
+_LOOKING = (
+    "du", "summary", "ls", "status", "why", "log", "transfers", "loaders", "locate", "dir", "config", "sample",
+    "report",
+)  # fmt: skip
 
-#: Commands that are killed in other tests: fetch/test_globus.py.
-_ELSEWHERE = ("globus",)
+#: Commands that are killed in other tests: fetch/test_globus.py, serve/test_serve_command.py.
+_ELSEWHERE = ("globus", "serve")
 
 
 class Result(NamedTuple):
