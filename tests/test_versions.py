@@ -76,6 +76,14 @@ def test_whoever_is_second_begins_again(table: str) -> None:
     assert (value(table), files(table)) == (11, 3)
 
 
+def test_a_file_that_is_removed_while_it_is_written_is_written_anew(table: str) -> None:
+    """Of writers on two hosts (NFS), the second would fail: the first removes what has lost, even if it is not whole."""
+    fs = Failing()
+    fs.fail("sync", errno.ESTALE, times=1)
+    versions.change(store_of(fs, None), table, add(1))
+    assert value(table) == 1
+
+
 @pytest.mark.parametrize("later", [0, 1, 2])
 def test_a_change_whose_reply_is_lost_is_made_once(table: str, later: int) -> None:
     """A share would be raised twice, because a server was slow to answer, whoever changed it since then."""

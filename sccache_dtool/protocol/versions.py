@@ -130,7 +130,13 @@ def _change(
         new = VersionName(seen.name.number + 1, unique())
         if VersionName.parse(str(new)) is None:  # somebody has made up the one that was read
             raise Damaged(f"its number is {seen.name.number}, and cannot grow")
-        store.fs.write_new(f"{directory}/{VersionFile(new, seen.name.random)}", text, shared=store.layout.shared)
+        try:
+            store.fs.write_new(f"{directory}/{VersionFile(new, seen.name.random)}", text, shared=store.layout.shared)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            store.fs.touch(directory)
+            continue  # whoever was first has removed it, before it was complete (ESTALE); or the next look fails
         tried.add(new)
         try:
             store.fs.rename(f"{directory}/{seen.name}", f"{directory}/{new}")

@@ -147,7 +147,7 @@ def test_a_path_has_one_lot_whichever_host_claims_it(mounted: Lab) -> None:
     (refused,) = (one for one in done.values() if one.code == 2)
     assert "group-a" in refused.err
     assert "group-b" in refused.err
-    assert [host.records("lot", "paths", "group-a") == [] for host in (a, b)] in ([True] * 2, [False] * 2)
+    assert [host.sc_dtool("lot", "show", "group-a").code for host in (a, b)] in ([0, 0], [2, 2])
 
 
 def test_no_change_of_lots_is_lost_or_made_twice(mounted: Lab) -> None:
