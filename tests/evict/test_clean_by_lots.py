@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from faults import Counting, Failing, FakeClock, LostReplies
+from faults import Call, Counting, Failing, FakeClock, LostReplies
 from sccache_dtool.cache import Cache
-from sccache_dtool.disk.names import Layout
+from sccache_dtool.disk.names import Layout, MemoName, unique
 from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.evict import plan_file
 from sccache_dtool.evict.cleaning import Cleaner
@@ -357,6 +357,152 @@ def test_two_hosts_see_one_change(make_cache: Making, fill: Fill, add: Callable[
     fs.lose("rename", within="now~")
     make_cache(fs=fs).change_lots(lambda lots: lots.update("a", caller=None, dedicated=10))
     assert labels(make_cache().clean(EVERYTHING)) == []
+
+
+class Interrupted(Counting):
+    """Does something once, before the first call that `asks` for it."""
+
+    def __init__(self, asks: Callable[[Call], bool], act: Callable[[], object]) -> None:
+        super().__init__()
+        self._asks = asks
+        self._act: Callable[[], object] | None = act
+
+    def handle(self, call: Call, do: Callable[[], Any]) -> Any:
+        if self._act is not None and self._asks(call):
+            act, self._act = self._act, None
+            act()
+        return do()
+
+
+def test_empty_files_go_where_nothing_is_dedicated(cache: Cache, tmp_path: Path, add: Callable[..., None]) -> None:
+    """A file system that is full of empty files could not be cleaned once the cache has lots."""
+    (tmp_path / "empty").touch()
+    cache.use(tmp_path / "empty").release()
+    add("a", dedicated=10)
+    assert labels(cache.clean(EVERYTHING)) == ["empty"]
+
+
+def test_a_plan_beyond_shares_takes_nothing_of_another_lot(
+    cache: Cache, fill: Fill, add: Callable[..., None]
+) -> None:
+    """Data that another group has been given since a plan was made would be reclaimed from it."""
+    fill("a", 10)
+    add("a", dedicated=10)
+    planned = planned_of(cache, cache.plan(Rules(everything=True, lot="a", beyond_dedicated=True))[0])
+    claims = cache.lots().lots["a"].claims
+    cache.change_lots(lambda lots: lots.remove("a", caller=None))
+    new = Lot("b", "bob", frozenset({"b"}), claims, dedicated=10)
+    cache.change_lots(lambda lots: lots.add(new, caller=None))
+    done = cache.clean_as_planned(planned)
+    assert (labels(done), [kept.reason for kept in done.plan.keep]) == ([], ["within the share of lot b"])
+
+
+def test_a_plan_beyond_shares_leaves_what_cannot_be_read(
+    cache: Cache, fill: Fill, add: Callable[..., None], layout: Layout
+) -> None:
+    """What a plan takes from one lot would be taken although nobody can tell any more whose it is."""
+    lease = fill("a", 10)
+    add("a", dedicated=10)
+    planned = planned_of(cache, cache.plan(Rules(retain_size=0, beyond_dedicated=True))[0])
+    facts = Path(layout.generation(lease.key, lease.place.generation), "item.json")
+    facts.chmod(0o600)
+    facts.write_text("[")
+    done = cache.clean_as_planned(planned)
+    assert (labels(done), [kept.reason for kept in done.plan.keep]) == ([], [UNKNOWN_LOT])
+
+
+def test_a_lot_that_was_prolonged_meanwhile_is_not_forgotten(
+    make_cache: Making, fill: Fill, add: Callable[..., None], clock: FakeClock, layout: Layout
+) -> None:
+    """A group would lose its share because a cleaning had begun before somebody prolonged it."""
+    fill("b", 10)
+    add("a", dedicated=10, expires=clock.wall(), deletes=clock.wall())
+    Path(layout.config_file).write_text('[lots]\nforget = "0s"\n')
+    later = {"expires": clock.wall() + DAY, "deletes": clock.wall() + DAY}
+    fs = Interrupted(
+        lambda call: call.kind == "rename" and "/trash/" in str(call),
+        lambda: make_cache().change_lots(lambda lots: lots.update("a", caller=None, **later)),
+    )
+    assert labels(make_cache(fs=fs).clean(EVERYTHING)) == ["b0"]
+    assert "a" in make_cache().lots().lots
+
+
+def _is_election(call: Call) -> bool:
+    return call.kind == "symlink" and "clean" in call.path and "/locks/" in call.path
+
+
+@pytest.mark.parametrize("is_planned", [False, True])
+def test_a_share_that_was_given_during_the_scan_holds(
+    make_cache: Making, fill: Fill, add: Callable[..., None], is_planned: bool
+) -> None:
+    """What a group has been promised would go all the same if a cleaning had begun to look before."""
+    fill("a", 10, 10)
+    add("a", dedicated=10)
+    planned = planned_of(make_cache(), make_cache().plan(EVERYTHING)[0])
+    fs = Interrupted(
+        _is_election, lambda: make_cache().change_lots(lambda lots: lots.update("a", caller=None, dedicated=20))
+    )
+    cleaner = make_cache(fs=fs)
+    done = cleaner.clean_as_planned(planned) if is_planned else cleaner.clean(EVERYTHING)
+    assert labels(done) == []
+
+
+def test_the_first_lot_holds_for_a_cleaning_that_has_begun(
+    make_cache: Making, fill: Fill, add: Callable[..., None]
+) -> None:
+    """The first share of a cache would not hold if a cleaning had begun to look before."""
+    fill("a", 10)
+    done = make_cache(fs=Interrupted(_is_election, lambda: add("a", dedicated=10))).clean(EVERYTHING)
+    assert labels(done) == []
+
+
+@pytest.mark.parametrize("has_lots", [True, False])
+@pytest.mark.parametrize("is_planned", [False, True])
+def test_two_cleaners_together_take_no_more_than_one(
+    make_cache: Making, fill: Fill, add: Callable[..., None], *, has_lots: bool, is_planned: bool
+) -> None:
+    """A cleaner that had looked before another one has cleaned would take a lot's share, or more than is needed."""
+    fill("a", 10, 10, 10)
+    if has_lots:
+        add("a", dedicated=10)
+    rules = Rules(retain_size=10, order="lru")
+    if is_planned and not has_lots:
+        return  # a plan of a cache without lots says itself what goes
+    planned = planned_of(make_cache(), make_cache().plan(rules)[0])
+    other = EVERYTHING._replace(exclude=("a0",), order="lru")
+    fs = Interrupted(_is_election, lambda: make_cache().clean(other if has_lots else other))
+    cleaner = make_cache(fs=fs)
+    if is_planned:
+        cleaner.clean_as_planned(planned)
+    else:
+        cleaner.clean(rules)
+    assert [item.label for item in make_cache().items() if item.copies] == ["a0"]
+
+
+def test_what_is_remembered_in_another_form_is_not_believed(
+    make_cache: Making, fill: Fill, add: Callable[..., None], layout: Layout
+) -> None:
+    """What a lot protects would go as the data of nobody, after another release has written what it remembers."""
+    lease = fill("a", 10)
+    add("a", dedicated=10)
+    line = f"{lease.place.generation}\tada\t/elsewhere\t\t\t\tmore\n"
+    Path(layout.facts).mkdir()
+    Path(layout.facts, str(MemoName(lease.key[:2], 1, unique()))).write_text(line)
+    assert labels(make_cache().clean(EVERYTHING)) == []
+
+
+@pytest.mark.parametrize("field", ['"source": "x"', '"by": 5', '"name": []'])
+def test_a_copy_of_which_only_a_part_can_be_read_stays(
+    cache: Cache, fill: Fill, add: Callable[..., None], layout: Layout, field: str
+) -> None:
+    """What is dedicated to a group would count for another, because a value in a file is damaged."""
+    lease = fill("a", 10)
+    add("a", dedicated=10)
+    facts = Path(layout.generation(lease.key, lease.place.generation), "item.json")
+    facts.chmod(0o600)
+    facts.write_text(f'{{"format": 1, {field}}}')
+    done = cache.clean(EVERYTHING)
+    assert (labels(done), [kept.reason for kept in done.plan.keep]) == ([], [UNKNOWN_LOT])
 
 
 def test_defaults_of_the_settings() -> None:
