@@ -146,7 +146,9 @@ def recheck(
     beyond: list[Candidate] = []
     asked: list[Candidate] = []
     for one in planned:
-        (beyond if one.limit == BEYOND else asked).append(one._replace(lot=lot_of.get(one.place, "")))
+        lot = lot_of.get(one.place, "")
+        is_beyond = one.limit == BEYOND and lot == one.lot  # it was said of that lot, and of no other
+        (beyond if is_beyond else asked).append(one._replace(lot=lot))
     unknown = [Kept(one, UNKNOWN_LOT) for one in asked if not one.lot]
     choice = choose(
         [one for one in asked if one.lot],

@@ -1,4 +1,4 @@
-"""The choice of copies, compared with one that is written down as the rules say it, and begins again after each copy."""
+"""The choice of copies, compared with a slow one that says the rules as they are, and begins again after each copy."""
 
 from __future__ import annotations
 
@@ -160,4 +160,6 @@ def test_what_goes_is_what_the_rules_say(
     for one in copies:
         settled.add(one, one.bytes, one.entries, None)
     remove, _ = recheck(planned, settled, Shares(lots, kept, order), NOW)
-    assert {one.place for one in remove} == {one.place for one in planned}  # a plan is carried out as it was made, as long as nothing changes
+    assert {one.place for one in remove} == {
+        one.place for one in planned
+    }  # a plan is carried out as it was made, as long as nothing changes
