@@ -445,6 +445,14 @@ def test_a_share_that_was_given_during_the_scan_holds(
     assert labels(done) == []
 
 
+def test_a_pin_that_was_made_during_the_scan_holds(make_cache: Making, fill: Fill) -> None:
+    """The only copy of an object that is not archived yet would be evicted, if it was added while a cleaning looked."""
+    key = fill("a", 10).key
+    fill("b", 10)
+    done = make_cache(fs=Interrupted(_is_election, lambda: make_cache().pin(key))).clean(EVERYTHING)
+    assert (labels(done), [kept.reason for kept in done.plan.keep]) == (["b0"], ["pinned"])
+
+
 def test_the_first_lot_holds_for_a_cleaning_that_has_begun(
     make_cache: Making, fill: Fill, add: Callable[..., None]
 ) -> None:
