@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -372,6 +373,42 @@ class Interrupted(Counting):
             act, self._act = self._act, None
             act()
         return do()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_a_cleaning_leaves_adds_up(
+    make_cache: Making, fill: Fill, add: Callable[..., None], tmp_path: Path, seed: int
+) -> None:
+    """Some mixture of lots, sizes, pins and leases would be cleaned otherwise than its plan says, or below a share."""
+    chance = random.Random(seed)
+    cache = make_cache()
+    names = ["a", "b", "c"]
+    for name in names:
+        fill(name, *(chance.randrange(12) for _ in range(chance.randrange(1, 5))))
+    for number, name in enumerate(names):
+        above = [one for one in names[:number] if chance.random() < 0.5]
+        add(name, *above, dedicated=chance.randrange(20), opportunistic=chance.choice([None, 0, 8]))
+    before, items = cache.lot_usage(), [item for item in cache.items() if item.copies]
+    pinned = {item.key for item in items if chance.random() < 0.2}
+    for key in pinned:
+        cache.pin(key)
+    held = [cache.use(tmp_path / item.label[0] / item.label) for item in items if chance.random() < 0.2]
+    rules = Rules(retain_size=chance.randrange(60))
+    plan, _ = cache.plan(rules)
+    done = cache.clean(rules)
+    assert (done.removed, done.taken, done.failed) == (plan.remove, (), ())
+    assert not {one.key for one in done.removed} & (pinned | {lease.key for lease in held})
+    after, lots = cache.lot_usage(), cache.lots().lots
+    assert sum(one.bytes for one in after.values()) == sum(item.bytes for item in cache.items())
+    assert sum(one.bytes for one in before.values()) - done.freed == sum(one.bytes for one in after.values())
+    was, now = lots.balances(before), lots.balances(after)
+    for one in lots:
+        share = int(lots.restriction(one.name, "dedicated").value or 0)
+        assert now[one.name].total.bytes >= min(share, was[one.name].total.bytes)
+    if done.removed:  # no more than the goal needs
+        assert sum(item.bytes for item in cache.items()) + done.removed[-1].bytes > (rules.retain_size or 0)
+    for lease in held:
+        lease.release()
 
 
 def test_empty_files_go_where_nothing_is_dedicated(cache: Cache, tmp_path: Path, add: Callable[..., None]) -> None:
