@@ -77,7 +77,7 @@ def test_whoever_is_second_begins_again(table: str) -> None:
 
 
 def test_a_file_that_is_removed_while_it_is_written_is_written_anew(table: str) -> None:
-    """Of writers on two hosts (NFS), the second would fail: the first removes what has lost, even if it is not whole."""
+    """Of writers on two hosts (NFS), one would fail: another removes what has lost, even if it is not whole."""
     fs = Failing()
     fs.fail("sync", errno.ESTALE, times=1)
     versions.change(store_of(fs, None), table, add(1))

@@ -29,7 +29,9 @@ from sccache_dtool.lots.model import Lots, Question
 from sccache_dtool.policy import shares
 from sccache_dtool.policy.config import Config
 from sccache_dtool.policy.rules import (
+    PINNED,
     Candidate,
+    Kept,
     Plan,
     Rules,
     Sifted,
@@ -47,6 +49,9 @@ from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.reaping import Judged, Reaped, open_judge
 from sccache_dtool.protocol.sessions import SessionFacts
 from sccache_dtool.protocol.store import Store
+
+#: Scans after which a cleaning goes on although something was changed again meanwhile.
+_MOST_SCANS = 3
 
 #: Seconds between two looks whether another cleaner has ended.
 _LOOK_EVERY = 1.0
@@ -68,6 +73,26 @@ class Surveyed(NamedTuple, Generic[Sum]):
     plan: Plan | None  # None: there are no rules, or nobody can say
     reaped: Reaped | None
     unknown: str = ""  # why nobody can say
+
+
+class _Sight(NamedTuple):
+    """What a scan depends on: it is made again if another cleaner was at work, or the lots were changed meanwhile.
+
+    Otherwise this cleaning would go by sums of what is gone, and remove more than is needed, or a share of a lot.
+    """
+
+    lots: tuple[str, ...]  # as `table.stamp`
+    evicted: int  # when something was last put into the trash, or deleted there, in nanoseconds
+
+
+class _Found(NamedTuple):
+    """What there is before a cleaning."""
+
+    rules: Rules  # with the lots, and what is pinned
+    sifted: Sifted  # by them
+    left: LooseFiles
+    works: Sequence[str]  # names in `tmp/`
+    of_sessions: Sequence[SessionFacts]
 
 
 class Cleaner:
@@ -138,41 +163,45 @@ class Cleaner:
         store = self._store
         self._check_floor(rules.limits)
         deadline = self._deadline(options)
-        now = store.clock.wall()
-        rules, sifted = self._sift(rules, now)
-        left = self.loose()
-        works = store.fs.names(store.layout.tmp)
-        of_sessions = list(sessions.listing(store))
-        quiet = self._if_nothing_to_do(sifted, rules, now, left, works, of_sessions)
+        sight, now = self._sight(), store.clock.wall()
+        found = self._find(rules, now)
+        quiet = self._if_nothing_to_do(found, now)
         if quiet is not None:
             return quiet
-        self._pool.start_helpers_for(sifted.eligible)
-        with only_cleaner(store), self._worker_if_room() as holder, open_judge(store) as judge:
-            reaped = single.end_leases(store, judge, sifted.unsettled, open_sessions=of_sessions)
-            copies = (copy for item in sifted.unsettled for copy in item.copies)
-            finder = Leftovers(store, judge, purge_follows=True, keep_downloads=not rules.everything)
-            leftovers = list(finder.find(copies, works))
-            now = store.clock.wall()
-            leftovers.extend(loose_removal.leftovers(store, left, judge.now))
-            drift = 0.0 if judge.listing.now is None else judge.listing.now - now
-            plan = self._plan(sifted, rules, now, reaped, left, drift)
-            done = self._carry_out(plan, reaped, options, holder, now, deadline)
-            tidied = execution.put_away(store, leftovers, deadline)
-            if holder is not None:
-                execution.fold_histories(store, holder, sifted.to_fold)
-            pins.tidy(store, now)
-            downloads.tidy(store, now)
-            if plan.forget and holder is not None:
-                table.forget(store, plan.forget)
-            if rules.everything and rules.lot is not None and done.removed:
-                table.note(store, f"reclaim {rules.lot}")
-            if done.missed:
-                more = Leftovers(store, judge, keep_downloads=False).work_areas(filter(WorkName.parse, works))
-                tidied += execution.put_away(store, more, deadline)
-                ended = {judged.held for judged in reaped.leases}
-                held = (one for item in sifted.unsettled for one in item.held if one not in ended)
-                done = done._replace(in_the_way=tuple(judge.lease(one) for one in held))
-            return self._finish(done._replace(tidied=tuple(tidied)), now, deadline)
+        self._pool.start_helpers_for(found.sifted.eligible)
+        with only_cleaner(store), self._worker_if_room() as holder:
+            for _ in range(_MOST_SCANS - 1):
+                if sight == (sight := self._sight()):
+                    break
+                found = self._find(rules, store.clock.wall())
+            rules, sifted, left, works, of_sessions = found
+            rules = _with_pins(rules, sifted, pins.pinned(store, store.clock.wall()))
+            with open_judge(store) as judge:
+                reaped = single.end_leases(store, judge, sifted.unsettled, open_sessions=of_sessions)
+                copies = (copy for item in sifted.unsettled for copy in item.copies)
+                finder = Leftovers(store, judge, purge_follows=True, keep_downloads=not rules.everything)
+                leftovers = list(finder.find(copies, works))
+                now = store.clock.wall()
+                leftovers.extend(loose_removal.leftovers(store, left, judge.now))
+                drift = 0.0 if judge.listing.now is None else judge.listing.now - now
+                plan = self._plan(sifted, rules, now, reaped, left, drift)
+                done = self._carry_out(plan, reaped, options, holder, now, deadline)
+                tidied = execution.put_away(store, leftovers, deadline)
+                if holder is not None:
+                    execution.fold_histories(store, holder, sifted.to_fold)
+                pins.tidy(store, now)
+                downloads.tidy(store, now)
+                if self._shares is not None and plan.forget and holder is not None:
+                    table.forget(store, plan.forget, self._shares.lots)
+                if rules.everything and rules.lot is not None and done.removed:
+                    table.note(store, f"reclaim {rules.lot}")
+                if done.missed:
+                    more = Leftovers(store, judge, keep_downloads=False).work_areas(filter(WorkName.parse, works))
+                    tidied += execution.put_away(store, more, deadline)
+                    ended = {judged.held for judged in reaped.leases}
+                    held = (one for item in sifted.unsettled for one in item.held if one not in ended)
+                    done = done._replace(in_the_way=tuple(judge.lease(one) for one in held))
+                return self._finish(done._replace(tidied=tuple(tidied)), now, deadline)
 
     def clean_as_planned(self, planned: Planned, exclude: Collection[str], options: CleanOptions) -> Cleaned:
         """Reap, and carry out what of a plan is still true: copies that nobody has used, or pinned, since it was made.
@@ -186,18 +215,15 @@ class Cleaner:
                 "the plan was made for another cache", hint="make a plan of this cache: sc-dtool clean -n -o plan.json"
             )
         deadline = self._deadline(options)
-        lots, of_sessions = self._look_at_lots(), list(sessions.listing(store))
-        left = self.loose() if lots or any(one.loose for one in planned.remove) else LooseFiles()
-        settled = None
-        if lots is None:
-            leased = single.unsettled(store, self._pool)
-        else:
-            now = store.clock.wall()
-            rules, settled = self._sift(Rules(), now)
-            leased, settled = settled.unsettled, settle(settled, settled.unsettled, left.files, rules, now, 0.0)
+        sight, of_sessions = self._sight(), list(sessions.listing(store))
+        left, leased, settled = self._look_for(planned)
         self._pool.start_helpers_for(planned.remove)
-        there = {one.path: one for one in left.files}
         with only_cleaner(store), self._worker_if_room() as holder:
+            for _ in range(_MOST_SCANS - 1):
+                if sight == (sight := self._sight()) or not (settled or sight.lots):
+                    break
+                left, leased, settled = self._look_for(planned)
+            there = {one.path: one for one in left.files}
             with open_judge(store) as judge:
                 reaped = single.end_leases(store, judge, leased, open_sessions=of_sessions)
             now = store.clock.wall()
@@ -216,6 +242,17 @@ class Cleaner:
             if done.missed:
                 done = done._replace(in_the_way=self._held_by_now(done))
             return self._finish(done, now, deadline)
+
+    def _look_for(self, planned: Planned) -> tuple[LooseFiles, list[Item], Sifted | None]:
+        """What a plan is checked against: files that dtool left, what has leases and, if there are lots, everything."""
+        store = self._store
+        lots = self._look_at_lots()
+        left = self.loose() if lots or any(one.loose for one in planned.remove) else LooseFiles()
+        if lots is None:
+            return left, single.unsettled(store, self._pool), None
+        now = store.clock.wall()
+        rules, sifted = self._sift(Rules(), now)
+        return left, sifted.unsettled, settle(sifted, sifted.unsettled, left.files, rules, now, 0.0)
 
     def make_room(self, missing: int, there: int, policy: Rules) -> int:
         """Evict what is idle to free `missing` of the `there` bytes in the cache, in the order of `policy`.
@@ -337,6 +374,15 @@ class Cleaner:
         rules = self._prepare(rules, now)
         return rules, merge(items.survey(self._store, self._pool, functools.partial(sift, rules, now)))
 
+    def _sight(self) -> _Sight:
+        store = self._store
+        store.fs.look_anew(store.layout.trash)
+        try:
+            evicted = store.fs.lstat(store.layout.trash).st_mtime_ns
+        except FileNotFoundError:
+            evicted = 0
+        return _Sight(table.stamp(store), evicted)
+
     def _prepare(self, rules: Rules, now: float) -> Rules:
         rules = rules._replace(pinned=pins.pinned(self._store, now))
         lots = self._look_at_lots(rules.lot)
@@ -367,17 +413,15 @@ class Cleaner:
             plan = shares.conclude(settled, rules, self._shares, now, room)
         return plan._replace(unmatched_directories=left.unmatched)
 
-    def _if_nothing_to_do(
-        self,
-        sifted: Sifted,
-        rules: Rules,
-        now: float,
-        left: LooseFiles,
-        works: Sequence[str],
-        of_sessions: Sequence[SessionFacts],
-    ) -> Cleaned | None:
+    def _find(self, rules: Rules, now: float) -> _Found:
+        rules, sifted = self._sift(rules, now)
+        left, works = self.loose(), self._store.fs.names(self._store.layout.tmp)
+        return _Found(rules, sifted, left, works, list(sessions.listing(self._store)))
+
+    def _if_nothing_to_do(self, found: _Found, now: float) -> Cleaned | None:
         """What is to be told if there is nothing to do at all: nothing to remove, reap or tidy. Writes nothing."""
         store = self._store
+        rules, sifted, left, works, of_sessions = found
         if sifted.to_fold or works or left.deserted or downloads.any_expired(store, now):
             return None
         if any(trash.is_expired(name, now) for name in trash.listing(store)):
@@ -455,6 +499,18 @@ def _sift_and_fold(
     if listed:
         lookup.close(listed[-1].key, complete=True)
     return part, sifted
+
+
+def _with_pins(rules: Rules, sifted: Sifted, pinned: frozenset[str]) -> Rules:
+    """The rules, and what was sifted by them, with what was pinned since.
+
+    An object is pinned before there is a copy of it: so what a scan has seen is pinned if it is not archived yet.
+    """
+    if pinned - set(rules.pinned):
+        later = [one for one in sifted.eligible if one.key in pinned and one.loose is None]
+        sifted.kept += (Kept(one, PINNED) for one in later)
+        sifted.eligible[:] = (one for one in sifted.eligible if one.key not in pinned or one.loose is not None)
+    return rules._replace(pinned=pinned)
 
 
 @contextmanager

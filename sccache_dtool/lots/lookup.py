@@ -13,6 +13,9 @@ from sccache_dtool.lots.memo import Memo
 from sccache_dtool.lots.model import Lots, Question
 from sccache_dtool.protocol.store import Store
 
+#: Fields of facts on which the lot of a copy depends.
+_DECISIVE = {"name", "source", "by", "dataset", "relpath"}
+
 
 class Lookup:
     """The lots of what a scan finds.
@@ -34,9 +37,10 @@ class Lookup:
         if not self._belonging.asks_for_facts:
             return self._belonging.of(copy.key, ItemFacts())
         try:
-            return self._belonging.of(copy.key, self._memo.facts(copy))
+            facts = self._memo.facts(copy)
         except (OSError, records.Damaged):
             return None
+        return None if facts.malformed & _DECISIVE else self._belonging.of(copy.key, facts)
 
     def facts(self, copy: Copy) -> ItemFacts:
         """What is remembered of a copy: user, source, dataset and names. Raises OSError or records.Damaged."""

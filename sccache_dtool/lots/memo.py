@@ -19,6 +19,9 @@ from sccache_dtool.protocol.store import Store
 #: Copies that must be new for a file to be written, and the share that they must be of what was known.
 LEAST_NEW, _SHARE_NEW = 16, 20
 
+#: What is remembered of a copy, in a line that begins with its generation.
+_WORDS = 5
+
 #: Bytes of the largest file.
 _LIMIT = 1 << 25
 
@@ -93,7 +96,8 @@ class Memo:
             with contextlib.suppress(OSError):
                 lines = self._store.fs.read_text(f"{self._store.layout.facts}/{name}", _LIMIT).split("\n")
                 if len(lines) == name.lines + 1 and not lines[-1]:  # else it is being written
-                    known.update(tuple(line.split("\t", 1)) for line in lines[:-1] if "\t" in line)  # type: ignore[misc]
+                    whole = (line for line in lines[:-1] if line.count("\t") == _WORDS)  # else it has another form
+                    known.update(tuple(line.split("\t", 1)) for line in whole)  # type: ignore[misc]
         page = self._pages[directory] = _Page(known, map(str, names))
         return page
 
@@ -103,14 +107,11 @@ def _encode(facts: ItemFacts) -> str | None:
     dataset = (facts.dataset or {}).get("uuid", "")
     source = facts.source[0] if facts.source else ""
     words = [facts.user, source, dataset, facts.relpath or "", facts.name or ""]
-    return "\t".join(words) if all(word.isprintable() for word in words) else None
+    return "\t".join(words) if not facts.malformed and all(word.isprintable() for word in words) else None
 
 
 def _decode(line: str) -> ItemFacts:
-    words = line.split("\t")
-    if len(words) != 5:
-        return ItemFacts()
-    user, source, dataset, relpath, name = words
+    user, source, dataset, relpath, name = line.split("\t")
     return ItemFacts(
         name=name or None,
         source=(source,) if source else None,

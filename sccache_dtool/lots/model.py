@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from fractions import Fraction
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from sccache_dtool.errors import DoesNotExist, UsageError
@@ -350,16 +352,18 @@ class Lots:
 
     def _given(self, name: str, limit: str, begin: float, end: float) -> float:
         """The most of a limit that the lots directly below a lot have from it at any moment, until they expire."""
-        below = [self[child] for child in self.children(name)]
-        moments = [begin, *(one.created for one in below if begin < one.created < end)]
-        return max(
-            sum(
-                one.attributed(limit, name)
-                for one in below
-                if one.created <= moment and (one.expires is None or one.expires > moment)
-            )
-            for moment in moments
-        )
+        changes: list[tuple[float, Fraction]] = []
+        for one in (self[child] for child in self.children(name)):
+            first, last = max(begin, one.created), math.inf if one.expires is None else one.expires
+            if first >= last or (first >= end and first > begin):
+                continue
+            given = one.attributed(limit, name)
+            if given == math.inf:
+                return math.inf
+            exact = Fraction(given)  # else what was added and taken away again would leave a rest
+            changes += [(first, exact), (last, -exact)]
+        changes.sort()  # what ends at a moment goes before what begins
+        return float(max(accumulate((exact for _, exact in changes), initial=Fraction()), default=0))
 
     # -- paths -------------------------------------------------------------------------------------------------------
 

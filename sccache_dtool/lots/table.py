@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from sccache_dtool.clock import iso
 from sccache_dtool.disk import records
-from sccache_dtool.disk.names import REPORTED, WorkName
+from sccache_dtool.disk.names import REPORTED, WorkName, unique
 from sccache_dtool.disk.records import Damaged, OtherFormat
 from sccache_dtool.errors import GONE, NOT_EMPTY, CacheError, UsageError, explain
 from sccache_dtool.liveness.caller import host_name, user_name
@@ -151,6 +151,19 @@ def read(store: Store) -> Table:
         raise _unknown(store, error) from error
 
 
+def stamp(store: Store) -> tuple[str, ...]:
+    """What changes with each change of the lots, and of the usage that was reported."""
+    found = []
+    for directory in (store.layout.lots, store.layout.reported_usage):
+        try:
+            found.append(str(_looking_twice(store, partial(versions.look, store, directory)).name))
+        except FileNotFoundError:
+            break
+        except (OSError, Damaged):
+            found.append(unique())  # it equals no other, so that they are read again, which says what is wrong
+    return tuple(found)
+
+
 def log(store: Store) -> Iterator[Table]:
     """The version in force and those before it, the newest first, as far as they are kept and can be read."""
     try:
@@ -253,12 +266,15 @@ def change(store: Store, make: Callable[[Lots], Lots], why: str) -> Table:
     return made
 
 
-def forget(store: Store, names: Sequence[str]) -> None:
-    """Remove lots without data; each of which has no lots below it once those before it are gone."""
+def forget(store: Store, names: Sequence[str], seen: Lots) -> None:
+    """Remove lots without data; each of which has no lots below it once those before it are gone.
+
+    `seen`: the lots by which this was decided; what somebody has changed since then stays.
+    """
 
     def make(lots: Lots) -> Lots:
         for name in names:
-            if name in lots and not lots.children(name):
+            if name in lots and lots[name] == seen[name] and not lots.children(name):
                 lots = lots.remove(name, caller=None)
         return lots
 

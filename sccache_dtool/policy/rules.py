@@ -307,7 +307,7 @@ def _reason_to_keep(
     if reason := _reason_of_lot(lot, rules):
         return reason
     if item.key in rules.pinned:
-        return "pinned"
+        return PINNED
     if is_excluded(item.name, rules.exclude):
         return EXCLUDED if item.name is not None else UNREADABLE
     if rules.grace and now - copy.generation.created < rules.grace:
@@ -342,6 +342,9 @@ def _reason_to_keep_loose(one: Loose, rules: Rules, now: float) -> str | None:
 
 #: Why a file stays that dtool has not completed.
 BEING_DOWNLOADED = "dtool may be downloading it"
+
+#: Why something stays that a person wants kept, or of which nobody else has a copy yet.
+PINNED = "pinned"
 
 #: Why something stays whose name matches a pattern, or might.
 EXCLUDED = "excluded"

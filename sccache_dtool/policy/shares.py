@@ -146,7 +146,9 @@ def recheck(
     beyond: list[Candidate] = []
     asked: list[Candidate] = []
     for one in planned:
-        (beyond if one.limit == BEYOND else asked).append(one._replace(lot=lot_of.get(one.place, "")))
+        lot = lot_of.get(one.place, "")
+        is_beyond = one.limit == BEYOND and lot == one.lot  # it was said of that lot, and of no other
+        (beyond if is_beyond else asked).append(one._replace(lot=lot))
     unknown = [Kept(one, UNKNOWN_LOT) for one in asked if not one.lot]
     choice = choose(
         [one for one in asked if one.lot],
@@ -313,8 +315,8 @@ class _Ledger:
             case Question.OPPORTUNISTIC:
                 most = None if lot.opportunistic is None else lot.dedicated + lot.opportunistic
                 return most is not None and self._size[lot.name] > most
-            case _:
-                return self._size[lot.name] > lot.dedicated
+            case _:  # without dedicated space nothing is promised, so that empty files go, too
+                return self._size[lot.name] > lot.dedicated or not lot.dedicated
 
     def takes(self, pair: tuple[Candidate, str], over: _Over, question: Question) -> bool:
         """Whether a copy of a lot goes in a round."""
@@ -340,10 +342,10 @@ class _Ledger:
         """Whether nothing more of a lot can go in a round, whatever its size is: what lots have only becomes less."""
         if question in (Question.DELETION, Question.EXPIRATION):
             return False
-        if over.spares_dedicated and self._size[own] <= self._lots[own].dedicated:
+        if over.spares_dedicated and self._size[own] < self._lots[own].dedicated:
             return True
         up = self.up[own]
-        if question is not Question.OBJECTS and any(self._size[name] <= self.share[name] for name in up):
+        if question is not Question.OBJECTS and any(self._size[name] < self.share[name] for name in up):
             return True
         return not any(name in over.names and self.is_over(self._lots[name], question) for name in up)
 

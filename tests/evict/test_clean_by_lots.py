@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from faults import Counting, Failing, FakeClock, LostReplies
+from faults import Call, Counting, Failing, FakeClock, LostReplies
 from sccache_dtool.cache import Cache
-from sccache_dtool.disk.names import Layout
+from sccache_dtool.disk.names import Layout, MemoName, unique
 from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.evict import plan_file
 from sccache_dtool.evict.cleaning import Cleaner
@@ -357,6 +358,191 @@ def test_two_hosts_see_one_change(make_cache: Making, fill: Fill, add: Callable[
     fs.lose("rename", within="now~")
     make_cache(fs=fs).change_lots(lambda lots: lots.update("a", caller=None, dedicated=10))
     assert labels(make_cache().clean(EVERYTHING)) == []
+
+
+class Interrupted(Counting):
+    """Does something once, before the first call that `asks` for it."""
+
+    def __init__(self, asks: Callable[[Call], bool], act: Callable[[], object]) -> None:
+        super().__init__()
+        self._asks = asks
+        self._act: Callable[[], object] | None = act
+
+    def handle(self, call: Call, do: Callable[[], Any]) -> Any:
+        if self._act is not None and self._asks(call):
+            act, self._act = self._act, None
+            act()
+        return do()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_a_cleaning_leaves_adds_up(
+    make_cache: Making, fill: Fill, add: Callable[..., None], tmp_path: Path, seed: int
+) -> None:
+    """Some mixture of lots, sizes, pins and leases would be cleaned otherwise than its plan says, or below a share."""
+    chance = random.Random(seed)
+    cache = make_cache()
+    names = ["a", "b", "c"]
+    for name in names:
+        fill(name, *(chance.randrange(12) for _ in range(chance.randrange(1, 5))))
+    for number, name in enumerate(names):
+        above = [one for one in names[:number] if chance.random() < 0.5]
+        add(name, *above, dedicated=chance.randrange(20), opportunistic=chance.choice([None, 0, 8]))
+    before, items = cache.lot_usage(), [item for item in cache.items() if item.copies]
+    pinned = {item.key for item in items if chance.random() < 0.2}
+    for key in pinned:
+        cache.pin(key)
+    held = [cache.use(tmp_path / item.label[0] / item.label) for item in items if chance.random() < 0.2]
+    rules = Rules(retain_size=chance.randrange(60))
+    plan, _ = cache.plan(rules)
+    done = cache.clean(rules)
+    assert (done.removed, done.taken, done.failed) == (plan.remove, (), ())
+    assert not {one.key for one in done.removed} & (pinned | {lease.key for lease in held})
+    after, lots = cache.lot_usage(), cache.lots().lots
+    assert sum(one.bytes for one in after.values()) == sum(item.bytes for item in cache.items())
+    assert sum(one.bytes for one in before.values()) - done.freed == sum(one.bytes for one in after.values())
+    was, now = lots.balances(before), lots.balances(after)
+    for one in lots:
+        share = int(lots.restriction(one.name, "dedicated").value or 0)
+        assert now[one.name].total.bytes >= min(share, was[one.name].total.bytes)
+    if done.removed:  # no more than the goal needs
+        assert sum(item.bytes for item in cache.items()) + done.removed[-1].bytes > (rules.retain_size or 0)
+    for lease in held:
+        lease.release()
+
+
+def test_empty_files_go_where_nothing_is_dedicated(cache: Cache, tmp_path: Path, add: Callable[..., None]) -> None:
+    """A file system that is full of empty files could not be cleaned once the cache has lots."""
+    (tmp_path / "empty").touch()
+    cache.use(tmp_path / "empty").release()
+    add("a", dedicated=10)
+    assert labels(cache.clean(EVERYTHING)) == ["empty"]
+
+
+def test_a_plan_beyond_shares_takes_nothing_of_another_lot(cache: Cache, fill: Fill, add: Callable[..., None]) -> None:
+    """Data that another group has been given since a plan was made would be reclaimed from it."""
+    fill("a", 10)
+    add("a", dedicated=10)
+    planned = planned_of(cache, cache.plan(Rules(everything=True, lot="a", beyond_dedicated=True))[0])
+    claims = cache.lots().lots["a"].claims
+    cache.change_lots(lambda lots: lots.remove("a", caller=None))
+    new = Lot("b", "bob", frozenset({"b"}), claims, dedicated=10)
+    cache.change_lots(lambda lots: lots.add(new, caller=None))
+    done = cache.clean_as_planned(planned)
+    assert (labels(done), [kept.reason for kept in done.plan.keep]) == ([], ["within the share of lot b"])
+
+
+def test_a_plan_beyond_shares_leaves_what_cannot_be_read(
+    cache: Cache, fill: Fill, add: Callable[..., None], layout: Layout
+) -> None:
+    """What a plan takes from one lot would be taken although nobody can tell any more whose it is."""
+    lease = fill("a", 10)
+    add("a", dedicated=10)
+    planned = planned_of(cache, cache.plan(Rules(retain_size=0, beyond_dedicated=True))[0])
+    facts = Path(layout.generation(lease.key, lease.place.generation), "item.json")
+    facts.chmod(0o600)
+    facts.write_text("[")
+    done = cache.clean_as_planned(planned)
+    assert (labels(done), [kept.reason for kept in done.plan.keep]) == ([], [UNKNOWN_LOT])
+
+
+def test_a_lot_that_was_prolonged_meanwhile_is_not_forgotten(
+    make_cache: Making, fill: Fill, add: Callable[..., None], clock: FakeClock, layout: Layout
+) -> None:
+    """A group would lose its share because a cleaning had begun before somebody prolonged it."""
+    fill("b", 10)
+    add("a", dedicated=10, expires=clock.wall(), deletes=clock.wall())
+    Path(layout.config_file).write_text('[lots]\nforget = "0s"\n')
+    later = {"expires": clock.wall() + DAY, "deletes": clock.wall() + DAY}
+    fs = Interrupted(
+        lambda call: call.kind == "rename" and "/trash/" in str(call),
+        lambda: make_cache().change_lots(lambda lots: lots.update("a", caller=None, **later)),
+    )
+    assert labels(make_cache(fs=fs).clean(EVERYTHING)) == ["b0"]
+    assert "a" in make_cache().lots().lots
+
+
+def _is_election(call: Call) -> bool:
+    return call.kind == "symlink" and "clean" in call.path and "/locks/" in call.path
+
+
+@pytest.mark.parametrize("is_planned", [False, True])
+def test_a_share_that_was_given_during_the_scan_holds(
+    make_cache: Making, fill: Fill, add: Callable[..., None], is_planned: bool
+) -> None:
+    """What a group has been promised would go all the same if a cleaning had begun to look before."""
+    fill("a", 10, 10)
+    add("a", dedicated=10)
+    planned = planned_of(make_cache(), make_cache().plan(EVERYTHING)[0])
+    fs = Interrupted(
+        _is_election, lambda: make_cache().change_lots(lambda lots: lots.update("a", caller=None, dedicated=20))
+    )
+    cleaner = make_cache(fs=fs)
+    done = cleaner.clean_as_planned(planned) if is_planned else cleaner.clean(EVERYTHING)
+    assert labels(done) == []
+
+
+def test_a_pin_that_was_made_during_the_scan_holds(make_cache: Making, fill: Fill) -> None:
+    """The only copy of an object that is not archived yet would be evicted, if it was added while a cleaning looked."""
+    key = fill("a", 10).key
+    fill("b", 10)
+    done = make_cache(fs=Interrupted(_is_election, lambda: make_cache().pin(key))).clean(EVERYTHING)
+    assert (labels(done), [kept.reason for kept in done.plan.keep]) == (["b0"], ["pinned"])
+
+
+def test_the_first_lot_holds_for_a_cleaning_that_has_begun(
+    make_cache: Making, fill: Fill, add: Callable[..., None]
+) -> None:
+    """The first share of a cache would not hold if a cleaning had begun to look before."""
+    fill("a", 10)
+    done = make_cache(fs=Interrupted(_is_election, lambda: add("a", dedicated=10))).clean(EVERYTHING)
+    assert labels(done) == []
+
+
+@pytest.mark.parametrize(("has_lots", "is_planned"), [(True, False), (True, True), (False, False)])
+def test_two_cleaners_together_take_no_more_than_one(
+    make_cache: Making, fill: Fill, add: Callable[..., None], *, has_lots: bool, is_planned: bool
+) -> None:
+    """A cleaner that had looked before another one has cleaned would take a lot's share, or more than is needed."""
+    fill("a", 10, 10, 10)
+    if has_lots:
+        add("a", dedicated=10)
+    rules = Rules(retain_size=10, order="lru")
+    planned = planned_of(make_cache(), make_cache().plan(rules)[0])
+    other = EVERYTHING._replace(exclude=("a0",), order="lru")
+    fs = Interrupted(_is_election, lambda: make_cache().clean(other))
+    cleaner = make_cache(fs=fs)
+    if is_planned:
+        cleaner.clean_as_planned(planned)
+    else:
+        cleaner.clean(rules)
+    assert [item.label for item in make_cache().items() if item.copies] == ["a0"]
+
+
+def test_what_is_remembered_in_another_form_is_not_believed(
+    make_cache: Making, fill: Fill, add: Callable[..., None], layout: Layout
+) -> None:
+    """What a lot protects would go as the data of nobody, after another release has written what it remembers."""
+    lease = fill("a", 10)
+    add("a", dedicated=10)
+    line = f"{lease.place.generation}\tada\t/elsewhere\t\t\t\tmore\n"
+    Path(layout.facts).mkdir()
+    Path(layout.facts, str(MemoName(lease.key[:2], 1, unique()))).write_text(line)
+    assert labels(make_cache().clean(EVERYTHING)) == []
+
+
+@pytest.mark.parametrize("field", ['"source": "x"', '"by": 5', '"name": []'])
+def test_a_copy_of_which_only_a_part_can_be_read_stays(
+    cache: Cache, fill: Fill, add: Callable[..., None], layout: Layout, field: str
+) -> None:
+    """What is dedicated to a group would count for another, because a value in a file is damaged."""
+    lease = fill("a", 10)
+    add("a", dedicated=10)
+    facts = Path(layout.generation(lease.key, lease.place.generation), "item.json")
+    facts.chmod(0o600)
+    facts.write_text(f'{{"format": 1, {field}}}')
+    done = cache.clean(EVERYTHING)
+    assert (labels(done), [kept.reason for kept in done.plan.keep]) == ([], [UNKNOWN_LOT])
 
 
 def test_defaults_of_the_settings() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -420,3 +421,42 @@ def test_lots_stay_consistent_whatever_is_removed(lots: Lots, data: st.DataObjec
         assert one.parents <= {other.name for other in left}
         assert lots[one.name].is_root == one.is_root or name in lots[one.name].parents
         assert set(left.ancestors(one.name)) >= set(lots.ancestors(one.name)) - {name}
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.none() | st.integers(0, 6), st.none() | st.integers(0, 9)),
+        min_size=1,
+        max_size=6,
+    ),
+    st.integers(0, 6),
+    st.none() | st.integers(0, 6),
+)
+def test_what_is_left_to_give_is_what_is_free_at_every_moment(
+    below: list[tuple[int, int | None, int | None]], begin: int, end: int | None
+) -> None:
+    """A parent would promise what it does not have, or refuse what it has, where its lots come and go."""
+    parent = lot("site", opportunistic=100)
+    lots = [
+        lot(f"l{n}", "site", created=float(first), expires=last, opportunistic=most)
+        for n, (first, last, most) in enumerate(below)
+    ]
+    moments = [begin, *(first for first, _, _ in below if begin < first < (math.inf if end is None else end))]
+    given = max(
+        sum(
+            math.inf if one.opportunistic is None else one.opportunistic
+            for one in lots
+            if one.created <= moment and (one.expires is None or one.expires > moment)
+        )
+        for moment in moments
+    )
+    capacity = Lots([parent, *lots]).capacity("site", begin, math.inf if end is None else end)
+    assert capacity.opportunistic == max(0, 100 - min(given, 100))
+
+
+def test_ten_thousand_lots_that_come_and_go_fit_into_their_parent() -> None:
+    """A `lot create --strict` would take minutes at a large site, in which others wait for their turn."""
+    below = [lot(f"l{n}", "site", dedicated=3, created=float(n), expires=n + 10.0) for n in range(10_000)]
+    lots = Lots([lot("site", dedicated=30, expires=1e9), *below])
+    assert lots.capacity("site", 0.0).dedicated == 0
+    lots.check_fit(Lots())
