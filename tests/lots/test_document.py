@@ -88,7 +88,7 @@ def test_paths_are_written_as_they_are_read(text: str) -> None:
     [
         ("[lot.a\n", "cannot be read"),
         ("[lots.a]\n", "'lots'"),
-        ("lot = 5\n", "no table"),
+        ("lot = 5\n", "is not a table"),
         ("[lot]\na = 5\n", "'a' is not a table"),
         ("[lot.a]\nquota = 5\n", "quota is not a key"),
         ("[lot.a]\nowner = 5\n", "owner is not a text"),
