@@ -8,16 +8,26 @@ decides, in this order; within a kind the longest claim does.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.lots.model import DEFAULT, Lots, Match, components
 
 #: What the paths of each kind begin with; those of sources begin with a slash, or with the scheme of a URL.
-ITEM, DATASET, NAME, LOOSE, USER = "item:", "dataset:", "name:", "loose:", "user:"
+ITEM, DATASET, NAME, SOURCE, LOOSE, USER = "item:", "dataset:", "name:", "", "loose:", "user:"
 
 _KINDS = (ITEM, DATASET, NAME, LOOSE, USER)
+
+#: The path of a copy of each kind, from its key and its `words_of`, in the order in which they are consulted; empty if
+#: it has none.
+_PATHS: dict[str, Callable[[str, Sequence[str]], str]] = {
+    ITEM: lambda key, words: f"{ITEM}{key}",
+    DATASET: lambda key, words: words[2] and f"{DATASET}{words[2]}/{words[3]}",
+    NAME: lambda key, words: words[4] and f"{NAME}{words[4]}",
+    SOURCE: lambda key, words: words[1].removeprefix("file:"),
+    USER: lambda key, words: f"{USER}{words[0]}",
+}
 
 
 class Consulted(NamedTuple):
@@ -28,7 +38,7 @@ class Consulted(NamedTuple):
 
 
 class Belonging:
-    """Looks up to which lot copies belong. It remembers what it has found, for there may be a million copies.
+    """Looks up to which lot copies belong. It remembers the lots of directories, for there may be a million copies.
 
     It can be sent to other processes with each piece of their work: each of them unpacks it once.
     """
@@ -38,8 +48,13 @@ class Belonging:
         self._lots = lots
         self._now = now
         claimed = {components(claim.path)[0] for lot in lots for claim in lot.claims if not claim.exclude}
-        self._kinds = {next((kind for kind in _KINDS if first.startswith(kind)), "") for first in claimed}
-        self._known: dict[str, str] = {}
+        self._kinds = {next((kind for kind in _KINDS if first.startswith(kind)), SOURCE) for first in claimed}
+        #: Whether it depends on more than the key to which lot a copy belongs.
+        self.asks_for_facts = not self._kinds <= {ITEM, LOOSE}
+        self._paths = [path for kind, path in _PATHS.items() if kind in self._kinds]
+        claims = {claim.path.rstrip("/") for lot in lots for claim in lot.claims}
+        self._claimed = {path: lots.of(path or "/", now).lot for path in claims}
+        self._below: dict[str, str] = {}  # what is in a directory, and not claimed itself
         self._packed: bytes | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -47,17 +62,10 @@ class Belonging:
             self._packed = pickle.dumps((list(self._lots), self._now))
         return _unpack, (self._packed,)
 
-    @property
-    def asks_for_facts(self) -> bool:
-        """Whether it depends on more than the key to which lot a copy belongs."""
-        return not self._kinds <= {ITEM, LOOSE}
-
-    def of(self, key: str, facts: ItemFacts) -> str:
-        """The lot of a copy of an item."""
-        if not self._kinds:
-            return DEFAULT
-        for kind, path in paths(key, facts):
-            if kind in self._kinds and (found := self._lot(path)) != DEFAULT:
+    def of(self, key: str, words: Sequence[str]) -> str:
+        """The lot of a copy of an item, of which this is known: see `words_of`."""
+        for path_of in self._paths:
+            if (path := path_of(key, words)) and (found := self._lot(path)) != DEFAULT:
                 return found
         return DEFAULT
 
@@ -70,7 +78,7 @@ class Belonging:
 
     def explain(self, key: str, facts: ItemFacts) -> list[Consulted]:
         """All paths of a copy that are looked up, in order, up to the first that a lot claims."""
-        return self._until_claimed(path for _, path in paths(key, facts))
+        return self._until_claimed(paths(key, words_of(facts)))
 
     def explain_loose(self, path: str, user: str) -> list[Consulted]:
         """As `explain`, of a file that dtool left."""
@@ -86,9 +94,16 @@ class Belonging:
         return found
 
     def _lot(self, path: str) -> str:
-        found = self._known.get(path)
+        path = path.rstrip("/")
+        found = self._claimed.get(path)
+        if found is not None:
+            return found
+        parent, slash, _ = path.rpartition("/")
+        if not slash:
+            return DEFAULT
+        found = self._below.get(parent)
         if found is None:
-            found = self._known[path] = self._lots.of(path, self._now).lot
+            found = self._below[parent] = self._lots.of(f"{parent}/\0", self._now).lot  # no path of a lot has this name
         return found
 
 
@@ -105,14 +120,13 @@ def _unpack(packed: bytes) -> Belonging:
     return found
 
 
-def paths(key: str, facts: ItemFacts) -> Iterator[tuple[str, str]]:
-    """The paths of a copy, each with its kind, in the order in which they are consulted; ``""`` is that of sources."""
-    yield ITEM, f"{ITEM}{key}"
-    uuid = (facts.dataset or {}).get("uuid")
-    if uuid:
-        yield DATASET, f"{DATASET}{uuid}/{facts.relpath or ''}"
-    if facts.name:
-        yield NAME, f"{NAME}{facts.name}"
-    if facts.source:  # the first one; what follows are steps, or further sources
-        yield "", facts.source[0].removeprefix("file:")
-    yield USER, f"{USER}{facts.user}"
+def words_of(facts: ItemFacts) -> Sequence[str]:
+    """What the lot of a copy depends on: user, source, dataset, path in it, and name; empty if there is none."""
+    dataset = (facts.dataset or {}).get("uuid", "")
+    source = facts.source[0] if facts.source else ""  # what follows are steps, or further sources
+    return facts.user, source, dataset, facts.relpath or "", facts.name or ""
+
+
+def paths(key: str, words: Sequence[str]) -> list[str]:
+    """The paths of a copy, in the order in which they are consulted."""
+    return [path for path_of in _PATHS.values() if (path := path_of(key, words))]

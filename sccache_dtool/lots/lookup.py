@@ -8,13 +8,10 @@ from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Copy
 from sccache_dtool.disk import records
 from sccache_dtool.liveness.caller import user_name
-from sccache_dtool.lots.belonging import Belonging
-from sccache_dtool.lots.memo import Memo
+from sccache_dtool.lots.belonging import Belonging, words_of
+from sccache_dtool.lots.memo import NO_WORDS, Memo
 from sccache_dtool.lots.model import Lots, Question
 from sccache_dtool.protocol.store import Store
-
-#: Fields of facts on which the lot of a copy depends.
-_DECISIVE = {"name", "source", "by", "dataset", "relpath"}
 
 
 class Lookup:
@@ -35,12 +32,11 @@ class Lookup:
     def of(self, copy: Copy) -> str | None:
         """The lot of a copy; None if what was noted of the copy cannot be read."""
         if not self._belonging.asks_for_facts:
-            return self._belonging.of(copy.key, ItemFacts())
+            return self._belonging.of(copy.key, NO_WORDS)
         try:
-            facts = self._memo.facts(copy)
+            return self._belonging.of(copy.key, self._memo.words(copy))
         except (OSError, records.Damaged):
             return None
-        return None if facts.malformed & _DECISIVE else self._belonging.of(copy.key, facts)
 
     def facts(self, copy: Copy) -> ItemFacts:
         """What is remembered of a copy: user, source, dataset and names. Raises OSError or records.Damaged."""
@@ -63,4 +59,4 @@ class Lookup:
 
     def of_facts(self, key: str, facts: ItemFacts) -> str:
         """The lot of what is known to be such a copy, as of one that is being fetched."""
-        return self._belonging.of(key, facts)
+        return self._belonging.of(key, words_of(facts))

@@ -125,7 +125,7 @@ def add_up(
 
 def _add_to_lots(of_lots: dict[str, list[int]], item: Item, lookup: Lookup, fresh: float | None) -> None:
     """Add an item to the sums of lots. `fresh`: copies as old as this may go; None: none may."""
-    to_go = set()
+    gone = None  # the lot that the item was last counted for
     for copy in item.copies:
         lot, generation = lookup.of(copy), copy.generation
         own = of_lots.get(lot or DEFAULT)
@@ -136,10 +136,10 @@ def _add_to_lots(of_lots: dict[str, list[int]], item: Item, lookup: Lookup, fres
         own[2] += 1
         own[3] += len(copy.held)
         if fresh is not None and lot and not copy.held and generation.created <= fresh:
-            to_go.add(lot)
             own[5] += generation.bytes
-    for lot in to_go:
-        of_lots[lot][4] += 1
+            if lot != gone:
+                own[4] += 1
+                gone = lot
 
 
 def total(parts: Iterable[Sums], top: int) -> Sums:

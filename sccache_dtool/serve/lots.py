@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 from sccache_dtool.cache import Cache
 from sccache_dtool.errors import UsageError
 from sccache_dtool.lots import lotman
-from sccache_dtool.lots.model import DEFAULT, LIMITS, Claim, Lot, Lots, is_path
+from sccache_dtool.lots.model import DEFAULT, LIMITS, Attribution, Claim, Lot, Lots, is_path
 from sccache_dtool.serve.access import Owning, Peer, Reading, Writing
 from sccache_dtool.serve.answers import errors
 from sccache_dtool.serve.look import one_scan
@@ -72,18 +72,28 @@ class Attributes(_Strict):
     deletionTimeMs: int | None = None
 
 
+class Attributed(_Strict):
+    """How much of the limits of a lot comes from one of its parents. The rest comes from the others, in equal parts."""
+
+    dedicatedGB: float | None = None
+    opportunisticGB: float | None = None
+    maxNumObjects: int | None = None
+
+
 class NewLot(_Strict):
     """A lot to be created; without a name it gets a UUID."""
 
     lotName: str | None = None
     paths: list[LotPath] = Field(min_length=1)
     managementPolicyAttrs: Attributes
+    parentAttributions: dict[str, Attributed] = {}
 
 
 class ChangedLot(_Strict):
-    """What is to be changed of a lot."""
+    """What is to be changed of a lot. Attributions take the place of all that there were."""
 
-    managementPolicyAttrs: Attributes
+    managementPolicyAttrs: Attributes = Attributes()
+    parentAttributions: dict[str, Attributed] | None = None
 
 
 class Reclaiming(_Strict):
@@ -100,6 +110,14 @@ class LotPathShown(TypedDict):
     lotName: str
 
 
+class AttributedShown(TypedDict, total=False):
+    """What of the limits of a lot comes from one of its parents."""
+
+    dedicatedGB: float
+    opportunisticGB: float
+    maxNumObjects: int
+
+
 class Reservation(TypedDict):
     """A lot. A limit that is left out does not limit, and a time that is left out never comes."""
 
@@ -114,6 +132,7 @@ class Reservation(TypedDict):
     creationTimeMs: NotRequired[int]
     expirationTimeMs: NotRequired[int]
     deletionTimeMs: NotRequired[int]
+    parentAttributions: NotRequired[dict[str, AttributedShown]]
 
 
 class LotList(TypedDict):
@@ -214,6 +233,8 @@ def _reservation(lots: Lots, lot: Lot, now: float) -> Reservation:
         value = getattr(lot, name)
         if value is not None and (value or name in ("dedicated", "opportunistic", "objects")):
             made[key] = lotman.limit(name, value)
+    if lot.attributions:
+        made["parentAttributions"] = {one.parent: _attributed(one) for one in lot.attributions}
     return made  # type: ignore[return-value]
 
 
@@ -231,6 +252,19 @@ def _limits(given: Attributes) -> dict[str, Any]:
     never = {key: None for key in ("expirationTimeMs", "deletionTimeMs") if values.get(key) == lotman.UNBOUNDED}
     found = lotman.limits({_LIMITS[key]: values[key] for key in values if key not in never}, all_of_them=False)
     return found | {name: None for name, key in _NAMES.items() if key in never}
+
+
+def _attributed(one: Attribution) -> dict[str, float]:
+    amounts = {name: value for name in LIMITS[:3] if (value := getattr(one, name)) is not None}
+    return {_NAMES[name]: lotman.limit(name, value) for name, value in amounts.items()}
+
+
+def _attributions(given: Mapping[str, Attributed]) -> tuple[Attribution, ...]:
+    """What comes from which parent. Raises UsageError."""
+    values = {parent: one.model_dump(exclude_none=True) for parent, one in given.items()}
+    return lotman.attributions_from(
+        {parent: {_LIMITS[key]: value for key, value in amounts.items()} for parent, amounts in values.items()}
+    )
 
 
 @router.get("", responses=errors(), summary="List the lots")
@@ -255,11 +289,13 @@ def create_lot(request: Request, peer: Writing, body: NewLot) -> Reservation:
     now = cache.store.clock.wall()
     values = {"created": now, **_limits(body.managementPolicyAttrs)}
     claims = tuple(Claim(one.path, one.recursive) for one in body.paths)
+    attributions = _attributions(body.parentAttributions)
 
     def make(lots: Lots) -> Lots:
         above = lots.of(claims[0].path, now).lot
         parents = frozenset({name if above == DEFAULT else above})
-        return lots.add(Lot(name, peer.user, parents, claims, **values), caller=_caller(cache, peer))
+        lot = Lot(name, peer.user, parents, claims, **values, attributions=attributions)
+        return lots.add(lot, caller=_caller(cache, peer))
 
     lots = cache.change_lots(make, f"create {name}").lots
     return _reservation(lots, lots[name], now)
@@ -331,11 +367,13 @@ def get_lot(lotName: str, request: Request, peer: Reading) -> Reservation:
 
 @router.patch("/{lotName}", responses=errors(404, 409), summary="Change the limits of a lot")
 def change_lot(lotName: str, request: Request, peer: Writing, body: ChangedLot) -> Simple:
-    """Change limits of a lot. Its owner, parents and paths stay."""
+    """Change limits of a lot, and what of them comes from which parent. Its owner, parents and paths stay."""
     cache = cache_of(request)
     values = _limits(body.managementPolicyAttrs)
     if "created" in values:
         raise UsageError("creationTimeMs of a lot cannot be changed")
+    if body.parentAttributions is not None:
+        values["attributions"] = _attributions(body.parentAttributions)
     if not values:
         raise UsageError("nothing to change was given", hint="give limits in managementPolicyAttrs")
     cache.change_lots(lambda lots: lots.update(lotName, caller=_caller(cache, peer), **values), f"set {lotName}")

@@ -103,6 +103,35 @@ def test_what_is_gone_is_forgotten(many: Cache, layout: Layout) -> None:
     assert name.startswith("00-3-")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(("owner", "mode"), [(65534, 0o644), (0, 0o664), (0, 0o666)])
+def test_what_somebody_else_could_have_written_is_not_believed(
+    make_cache: Making, many: Cache, layout: Layout, owner: int, mode: int
+) -> None:
+    """A member of the group could have the data of others count for the lot of their own, or have it removed."""
+    usage(many)
+    (file,) = Path(layout.facts).iterdir()
+    file.write_text(file.read_text().replace("\tu2\t", "\tu1\t").replace("\tu0\t", "\tu1\t"))
+    assert usage(many) == 300  # root's own are believed
+    os.chown(file, owner, -1)
+    file.chmod(mode)
+    assert usage(make_cache()) == 100
+    fs = Counting()
+    assert (usage(make_cache(fs=fs)), read(fs)) == (100, 0)  # and others are remembered
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_the_owner_of_the_lots_remembers_serves_all(make_cache: Making, many: Cache, layout: Layout) -> None:
+    """Each user of a shared cache would have to read a million files."""
+    usage(many)
+    (file,) = Path(layout.facts).iterdir()
+    assert file.stat().st_mode & 0o022 == 0
+    os.chown(file, 65534, -1)
+    os.chown(layout.lots, 65534, -1)
+    fs = Counting()
+    assert (usage(make_cache(fs=fs)), read(fs)) == (100, 0)
+
+
 def test_nobody_needs_permission_to_remember(make_cache: Making, many: Cache, layout: Layout) -> None:
     """A user who may only read would get an error instead of a report."""
     Path(layout.facts).write_text("in the way")

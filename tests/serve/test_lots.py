@@ -11,6 +11,7 @@ import pytest
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.liveness.caller import user_name
+from sccache_dtool.lots.model import Claim, Lot
 from sccache_dtool.serve.access import Allowed
 from sccache_dtool.serve.app import App
 from serve.client import Client, Reply
@@ -74,6 +75,45 @@ def test_what_a_lot_uses(client: Client, layout: Layout, tmp_path: Path) -> None
     lease.release()
     assert client.post(f"{LOTS}/physics/reclaim").json["status"] == "reclaimed"
     assert client.get(f"{LOTS}/physics/usage").json == {}
+
+
+def test_a_reclamation_is_in_the_log_of_the_lots(client: Client, layout: Layout, tmp_path: Path) -> None:
+    """Nobody could tell later why the data of a group is gone."""
+    (tmp_path / "data").write_bytes(b"x")
+    create(client, "physics", str(tmp_path))
+    Cache(layout.root).use(tmp_path / "data").release()
+    client.post(f"{LOTS}/physics/reclaim")
+    assert Cache(layout.root).lots_log()[0].why == "reclaim physics"
+
+
+def test_what_comes_from_which_parent(client: Client, layout: Layout) -> None:
+    """Reservations of a lot with several parents would count for each of them in equal parts only."""
+    for name in ("site", "campus"):
+        create(client, name, f"/{name}", dedicatedGB=10.0)
+    cache = Cache(layout.root)
+    lot = Lot("physics", user_name(), frozenset({"site", "campus"}), (Claim("/physics"),), 4 * 10**9)
+    cache.change_lots(lambda lots: lots.add(lot, caller=None))
+    given = {"site": {"dedicatedGB": 1}}
+    assert client.ask("PATCH", f"{LOTS}/physics", json={"parentAttributions": given}).code == 200
+    assert client.get(f"{LOTS}/physics").json["parentAttributions"] == given
+    capacity = [client.get(f"{LOTS}/by-path/capacity", path=path).json for path in ("/site", "/campus")]
+    assert [one["availableDedicatedGB"] for one in capacity] == [9.0, 7.0]
+    limits = {"managementPolicyAttrs": {"dedicatedGB": 2}}
+    assert client.ask("PATCH", f"{LOTS}/physics", json=limits).code == 200
+    assert client.get(f"{LOTS}/physics").json["parentAttributions"] == given
+    body = {"paths": [{"path": "/site/x", "recursive": True}], "managementPolicyAttrs": {"dedicatedGB": 2}}
+    made = client.post(LOTS, json={**body, "parentAttributions": {"site": {"dedicatedGB": 2}}})
+    assert (made.code, made.json["parentAttributions"]) == (201, {"site": {"dedicatedGB": 2}})
+
+
+@pytest.mark.parametrize("wrong", [{"x": {"dedicatedGB": 1}}, {"site": {"dedicatedGB": 3}}, {"site": {"x": 3}}])
+def test_what_cannot_come_from_a_parent_is_refused(client: Client, wrong: dict[str, Any]) -> None:
+    """A lot would get more from its parents than it has, or something from a lot that is not its parent."""
+    create(client, "site", "/site", dedicatedGB=10.0)
+    body = {"paths": [{"path": "/site/x"}], "managementPolicyAttrs": {"dedicatedGB": 2}, "parentAttributions": wrong}
+    assert client.post(LOTS, json=body).code == 400
+    assert client.get(LOTS).json == {"lots": ["default", "site"]}
+    assert client.ask("PATCH", f"{LOTS}/site", json={"parentAttributions": wrong}).code == 400
 
 
 @pytest.mark.parametrize(
