@@ -163,32 +163,43 @@ class Begun:
 
     def finish(self, acquire: Callable[[Holder, Request], Lease]) -> SessionLock:
         """The lock, held; see `take`. If this fails, nothing of it is left."""
-        try:
+        with self._until_it_fails():
             return self._held(acquire(self._holder, self.request))
-        except BaseException:
-            self.abandon()
-            raise
 
     def finish_if_cached(self, take: Callable[[Holder, Request], Lease | None]) -> SessionLock | None:
         """As `finish`, or None, and still begun, if the item must be fetched first."""
-        try:
+        with self._until_it_fails():
             lease = take(self._holder, self.request)
             return None if lease is None else self._held(lease)
-        except BaseException:
+
+    @contextlib.contextmanager
+    def _until_it_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
             self.abandon()
+            if isinstance(error, LeaseLost) and self._holder.lost:
+                raise self._over() from None
             raise
 
     def _held(self, lease: Lease) -> SessionLock:
         lock = SessionLock.of(self._store, lease, self._session)
         try:
-            is_open = sessions.prove_open(self._store, self._session, lock.name)
+            # Others who saw it wait may have released it: then nothing would protect the lease. The heartbeat comes
+            # before the proof, for a deletion that misses the holder because of it relies on that.
+            is_ours = self._holder.has_beaten or self._holder.prove()
+            if is_ours and sessions.prove_open(self._store, self._session, lock.name):
+                return lock
         except BaseException:
             lock.give_back()
             raise
-        if is_open:
-            return lock
         lock.give_back()
-        raise LeaseLost(
+        raise self._over()
+
+    def _over(self) -> LeaseLost:
+        if sessions.seems_open(self._store, self._session):
+            return LeaseLost(f"lock {self.id} was released by another process", hint="take another one")
+        return LeaseLost(
             f"session {self._session} has ended", hint=f"create another one: {self._store.command('session', 'create')}"
         )
 
@@ -479,6 +490,8 @@ def release(store: Store, id: str) -> tuple[Lock, bool]:
         gate = Held(lock.item, lock.generation, lock.id, lease).gate(store.layout)
         done = leases.end(store, gate, store.layout.history(lock.item), lock.id, RELEASED)
     dismiss(store, [lease.holder])
+    if lock.generation is None:  # it may have got its lease meanwhile
+        sessions.end_leases(store, lock.item[:32], {lease.holder}, RELEASED)
     return lock._replace(state=RELEASED, ended=store.clock.wall()), done or lock.generation is None
 
 
