@@ -473,8 +473,9 @@ class Cache:
         """The items that a manifest lists, with their paths, for `use_many`. Raises UsageError, or OSError."""
         from sccache_dtool.sets import manifest
 
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return manifest.parse(file.read(), os.fspath(path), self.request)
+        name = os.fspath(path)
+        with open(path, "rb") as file:
+            return manifest.parse(manifest.read(file, name), name, self.request)
 
     # -- using on behalf of others -----------------------------------------------------------------------------------
 

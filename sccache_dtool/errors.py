@@ -117,6 +117,9 @@ FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 #: errno values for a name, or its directory, that does not exist any more.
 GONE = frozenset({errno.ENOENT, errno.ESTALE, errno.ENOTDIR})
 
+#: errno values for what is not a file, or too large a one: somebody else has put it there.
+NO_TEXT = frozenset({errno.ELOOP, errno.EINVAL, errno.EFBIG})
+
 #: errno values for a directory that is not empty (POSIX allows both).
 NOT_EMPTY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 

@@ -161,12 +161,12 @@ def _script(words: Words) -> tuple[str, str, IO[bytes] | None]:
     if words.script is not None:
         path = sbatch.find(words, os.environ)
         with open(path, "rb") as script:
-            return script.read().decode("utf-8", "surrogateescape"), path, None
-    text = sys.stdin.buffer.read()
+            return manifest.read(script, path), path, None
+    text = manifest.read(sys.stdin.buffer, "standard input")
     file = TemporaryFile()  # noqa: SIM115  # of a process that ends with the command
-    file.write(text)
+    file.write(text.encode("utf-8", "surrogateescape"))
     file.seek(0)
-    return text.decode("utf-8", "surrogateescape"), "standard input", file
+    return text, "standard input", file
 
 
 def _make_available(

@@ -43,9 +43,9 @@ _SOURCES = {
     "http": "a file on a web server",
     "https": "a file on a web server",
     "sha256": "a file of the archive, by the digest of its content",
-    "sha256.gz": "the same file, compressed",
-    "sha256.zip": "the same file, compressed",
-    "sha256.zst": "the same file, compressed",
+    "sha256.gz": "the same, compressed by gzip",
+    "sha256.zip": "the same, compressed into a zip archive",
+    "sha256.zst": "the same, compressed by zstd",
     "abfs": "a file in Azure Data Lake Storage",
     "az": "a blob in Azure Blob Storage",
     "ftp": "a file on an FTP server",
@@ -177,6 +177,7 @@ def _loaders() -> Iterator[dict[str, Any]]:
 
     for scheme in SOURCES:
         missing = globus.to_install(scheme) if scheme == "globus" else None
+        missing = decompress.missing("zst") if scheme.endswith(".zst") else missing
         yield _loader("source", scheme, missing, _SOURCES[scheme])
     for scheme in REMOTE:
         missing = fsspec_source.to_install(scheme)

@@ -36,7 +36,7 @@ class Many(NamedTuple):
         name = "standard input" if file == "-" else file
         try:
             with open(0 if file == "-" else file, "rb", closefd=file != "-") as opened:
-                text = opened.read().decode("utf-8", "surrogateescape")
+                text = manifest.read(opened, name)
         except OSError as error:
             hint = "give a manifest, or - for standard input"
             raise UsageError(f"cannot read {name}: {error.strerror}", hint=hint) from error

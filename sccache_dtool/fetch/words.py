@@ -256,7 +256,7 @@ SOURCES: dict[str, Callable[[str, Callable[[], str], Collection[str]], Source]] 
     "local": _file,  # as the Whole Tale data manager writes it
     "http": _web,
     "https": _web,
-    **dict.fromkeys(OBJECT_SCHEMES, _object),
+    **dict.fromkeys(sorted(OBJECT_SCHEMES), _object),  # the same order in each run
     "globus": _globus,
 }
 

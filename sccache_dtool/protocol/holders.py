@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from sccache_dtool.disk import names, records
 from sccache_dtool.disk.names import PROBE, REVOKED, HolderName
-from sccache_dtool.errors import GONE, Expected, LeaseLost
+from sccache_dtool.errors import GONE, NO_TEXT, Expected, LeaseLost
 from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.liveness.caller import Owner, host_name, user_name
 from sccache_dtool.liveness.process import OwnProcess
@@ -105,6 +105,11 @@ class Holder:
     def usable(self) -> bool:
         """Whether new leases may be taken: not after a revocation or the retirement, and not in a forked child."""
         return not self.lost and not self._retired and self._myself.is_this_process()
+
+    @property
+    def has_beaten(self) -> bool:
+        """Whether it has shown a heartbeat: of one without a lifetime, only if `prove` was called."""
+        return self._name.beats > 0
 
     def confirm(self) -> bool:
         """Whether what this holder holds is protected now: asked after a lease was taken, before its path is given out.
@@ -419,8 +424,13 @@ def probing(store: Store, directory: str) -> Iterator[str]:
 
 
 def read(store: Store, name: HolderName) -> HolderRecord:
-    """What a holder says of itself. Raises records.Damaged, or OSError."""
-    return HolderRecord.decode(store.fs.get_record(f"{store.layout.holders}/{name}"))
+    """What a holder says of itself. Raises records.Damaged, also for what is not a record at all, or OSError."""
+    try:
+        return HolderRecord.decode(store.fs.get_record(f"{store.layout.holders}/{name}"))
+    except OSError as error:
+        if error.errno not in NO_TEXT:
+            raise
+        raise records.Damaged(error.strerror) from error
 
 
 def read_all(store: Store, wanted: Mapping[str, HolderName]) -> dict[str, HolderRecord]:

@@ -39,11 +39,12 @@ from sccache_dtool.disk.names import (
 from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import GONE, NOT_EMPTY, CacheError, DoesNotExist, Expected, InUse, UsageError, explain
 from sccache_dtool.liveness.caller import BEATING, NAMED, Owner, user_name
-from sccache_dtool.liveness.record import HolderRecord
+from sccache_dtool.liveness.record import HolderRecord, Membership
 from sccache_dtool.oddity import Fate
 from sccache_dtool.protocol import gate, leases, versions
 from sccache_dtool.protocol.gate import Closing
 from sccache_dtool.protocol.holders import Holder, HolderList, probing, revoke
+from sccache_dtool.protocol.holders import read as read_holder
 from sccache_dtool.protocol.store import Store
 from sccache_dtool.tuples import NamedTuple
 
@@ -469,7 +470,7 @@ def delete(store: Store, id: str, how: str = RELEASED, *, is_own: bool = False) 
             _check_holder(store, facts, listed, is_own=is_own)
     except Damaged as error:
         facts = None
-        store.report(directory, str(error), "its holder's leases are ended by reap")
+        store.report(directory, str(error), "the leases that it names are left to reap")
     count = 0
     try:
         count += _end_own(store, facts, present, how) if facts else 0
@@ -478,7 +479,7 @@ def delete(store: Store, id: str, how: str = RELEASED, *, is_own: bool = False) 
             locks = _revoke_locks(store, id, present)
         found = (*facts.entries, *facts.detached) if facts else ()
         keys = {entry.item[:32]: entry.item for entry in found if entry.item}
-        count += sum(_end_on(store, digits, keys.get(digits), of, how) for digits, of in locks.items() if digits)
+        count += sum(end_leases(store, digits, of, how, keys.get(digits)) for digits, of in locks.items() if digits)
     done = EndedSession(id, int(store.clock.wall() * 1000))
     target = f"{layout.ended_sessions}/{done}"
     try:
@@ -544,7 +545,7 @@ def _check_holder(store: Store, facts: SessionFacts, listed: HolderList, *, is_o
         name = listed.present.get(facts.holder)
         if name is not None:
             with Expected(GONE):
-                session = HolderRecord.decode(store.fs.get_record(f"{store.layout.holders}/{name}")).session
+                session = _membership(store, name)
                 if session is None or (session.session, session.item) != (facts.id, None):
                     raise Damaged("its holder does not hold anything for it")
                 if is_own or not _beats(facts) or revoke(store, name):
@@ -552,6 +553,15 @@ def _check_holder(store: Store, facts: SessionFacts, listed: HolderList, *, is_o
         elif facts.holder in listed.gone or not _beats(facts):
             return
         listed = HolderList.complete(store)  # it has ended, or has shown a heartbeat meanwhile
+
+
+def _membership(store: Store, holder: HolderName) -> Membership | None:
+    """The session for which a holder holds leases, if any. Raises Damaged if its record says nothing, or OSError."""
+    try:
+        return read_holder(store, holder).session
+    except Damaged as error:
+        ending = store.command("reap", "--holder", holder.id)
+        raise Damaged(f"its holder cannot be read ({error}); to end its leases: {ending}") from error
 
 
 def _beats(facts: SessionFacts) -> bool:
@@ -622,8 +632,8 @@ def _item_of(store: Store, path: str) -> str:
     return (record.session and record.session.item) or ""
 
 
-def _end_on(store: Store, digits: str, key: str | None, of: set[str], how: str) -> int:
-    """End the leases of holders on one item; returns how many."""
+def end_leases(store: Store, digits: str, of: Collection[str], how: str, key: str | None = None) -> int:
+    """End the leases of holders on one item, whose key begins with these digits; returns how many."""
     found = [*_leases_on(store, digits, key, of)]
     return sum(leases.end(store, path, store.layout.history(one), text, how) for one, path, text in found)
 

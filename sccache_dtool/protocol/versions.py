@@ -11,20 +11,16 @@ number in force: a rename that is still on its way may yet put it in force.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from sccache_dtool.disk.names import VersionFile, VersionName, unique
 from sccache_dtool.disk.records import Damaged
-from sccache_dtool.errors import GONE, CacheError, Expected
+from sccache_dtool.errors import GONE, NO_TEXT, CacheError, Expected
 from sccache_dtool.protocol.store import Store
 from sccache_dtool.tuples import NamedTuple
 
 #: Largest text of a table in bytes: a data set of 100,000 items has about 30 MB.
 _LIMIT = 1 << 28
-
-#: errno values for what is not a file, or too large a one: somebody else has put it there.
-_NO_TEXT = frozenset({errno.ELOOP, errno.EINVAL, errno.EFBIG})
 
 #: Listings after which a directory without a table in force is damaged: one may miss a name that is renamed meanwhile.
 _MOST_LISTINGS = 20
@@ -85,7 +81,7 @@ def read(store: Store, directory: str, limit: int = _LIMIT) -> Version:
                 with Expected(GONE):  # replaced meanwhile, and removed
                     return Version(name, store.fs.read_text(f"{directory}/{file}", limit), frozenset(found))
             except OSError as error:
-                if error.errno not in _NO_TEXT:
+                if error.errno not in NO_TEXT:
                     raise
                 raise Damaged(f"{file} is not a file as the program writes it") from error
         store.fs.touch(directory)

@@ -12,13 +12,23 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.clock import from_iso
-from sccache_dtool.disk.names import FAILED, RELEASED, EndedName, Generation, LeaseName, OutcomeName, is_key, is_session
+from sccache_dtool.disk.names import (
+    FAILED,
+    RELEASED,
+    EndedName,
+    Generation,
+    LeaseName,
+    OutcomeName,
+    is_key,
+    is_session,
+    key_label,
+)
 from sccache_dtool.disk.records import Damaged, printable
 from sccache_dtool.errors import (
     GONE,
@@ -163,32 +173,43 @@ class Begun:
 
     def finish(self, acquire: Callable[[Holder, Request], Lease]) -> SessionLock:
         """The lock, held; see `take`. If this fails, nothing of it is left."""
-        try:
+        with self._until_it_fails():
             return self._held(acquire(self._holder, self.request))
-        except BaseException:
-            self.abandon()
-            raise
 
     def finish_if_cached(self, take: Callable[[Holder, Request], Lease | None]) -> SessionLock | None:
         """As `finish`, or None, and still begun, if the item must be fetched first."""
-        try:
+        with self._until_it_fails():
             lease = take(self._holder, self.request)
             return None if lease is None else self._held(lease)
-        except BaseException:
+
+    @contextlib.contextmanager
+    def _until_it_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
             self.abandon()
+            if isinstance(error, LeaseLost) and self._holder.lost:
+                raise self._over() from None
             raise
 
     def _held(self, lease: Lease) -> SessionLock:
         lock = SessionLock.of(self._store, lease, self._session)
         try:
-            is_open = sessions.prove_open(self._store, self._session, lock.name)
+            # Others who saw it wait may have released it: then nothing would protect the lease. The heartbeat comes
+            # before the proof, for a deletion that misses the holder because of it relies on that.
+            is_ours = self._holder.has_beaten or self._holder.prove()
+            if is_ours and sessions.prove_open(self._store, self._session, lock.name):
+                return lock
         except BaseException:
             lock.give_back()
             raise
-        if is_open:
-            return lock
         lock.give_back()
-        raise LeaseLost(
+        raise self._over()
+
+    def _over(self) -> LeaseLost:
+        if sessions.seems_open(self._store, self._session):
+            return LeaseLost(f"lock {self.id} was released by another process", hint="take another one")
+        return LeaseLost(
             f"session {self._session} has ended", hint=f"create another one: {self._store.command('session', 'create')}"
         )
 
@@ -199,18 +220,19 @@ class Begun:
     def note_failure(self, error: CacheError) -> None:
         """Let those who ask for the lock know why it failed, unless its own download has noted it."""
         if _failure(self._store, self._holder.id) is None:
-            now = self._store.clock.wall()
-            name = OutcomeName(self.request.key[:32], self.id, int(now * 1000), FAILED)
             facts = {
-                "key": self.request.key,
                 "label": self.request.name or self.request.label,
                 "source": list(self.request.stack.canonical),
                 **self._holder.facts,
-                "holder": self._holder.id,
-                "began": now,
-                "error": error.message,
             }
-            downloads.note_outcome(self._store, name, facts)
+            _note_failure(self._store, self._holder.id, self.request.key, facts, error.message)
+
+
+def _note_failure(store: Store, holder: str, key: str, facts: Mapping[str, object], error: str) -> None:
+    """Remember for a day why a lock never came to be held."""
+    now = store.clock.wall()
+    name = OutcomeName(key[:32], _first_lease(holder), int(now * 1000), FAILED)
+    downloads.note_outcome(store, name, {"key": key, **facts, "holder": holder, "began": now, "error": error})
 
 
 def take(
@@ -367,10 +389,15 @@ def show(store: Store, id: str) -> Lock:
     lease = LeaseName.parse(id)
     if lease is None:
         raise _no_lock(store, id)
-    with reaping.open_judge(store, glance=True) as judge:
+    with contextlib.ExitStack() as stack:
+        judge = stack.enter_context(reaping.open_judge(store, glance=True))
         reader = _Reader(store, judge)
         record = judge.holder(lease.holder)[0] if lease.holder in judge.listing.present else None
         keys: list[str] = []
+        if record is None and lease.holder in judge.listing.present:  # it has just shown a heartbeat, or cannot be read
+            judge = stack.enter_context(reaping.open_judge(store, glance=True))
+            reader = _Reader(store, judge)
+            record = judge.holder(lease.holder)[0]
         alone = record is not None and record.session is not None and record.session.item is not None
         if record is not None and record.session is not None and record.session.item is not None:
             keys = sessions.keys_of(store, record.session.item)
@@ -479,6 +506,11 @@ def release(store: Store, id: str) -> tuple[Lock, bool]:
         gate = Held(lock.item, lock.generation, lock.id, lease).gate(store.layout)
         done = leases.end(store, gate, store.layout.history(lock.item), lock.id, RELEASED)
     dismiss(store, [lease.holder])
+    # It may have got its lease meanwhile.
+    if lock.generation is None and not sessions.end_leases(store, lock.item[:32], {lease.holder}, RELEASED):
+        by = {"by": f"{lock.user}@{lock.host}[{lock.session}]", "who": lock.by}
+        facts = {"label": key_label(lock.item), **by, "session": lock.session, "lock_owner": lock.owner}
+        _note_failure(store, lease.holder, lock.item, facts, "the lock was released before its item was there")
     return lock._replace(state=RELEASED, ended=store.clock.wall()), done or lock.generation is None
 
 

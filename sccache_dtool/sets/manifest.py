@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from sccache_dtool.errors import CacheError, FetchFailed, UsageError, did_you_mean
 from sccache_dtool.fetch.reasons import plain
@@ -29,6 +29,9 @@ LONGEST_PATH, LONGEST_PART = 1024, 255
 
 #: Largest size of an item in bytes.
 _LARGEST = 10**18 - 1
+
+#: Largest manifest in bytes: a million lines of usual length. A device or a pipe may not end at all.
+_LARGEST_FILE = 1 << 27
 
 #: Errors of a manifest that are listed.
 _LISTED = 20
@@ -60,6 +63,16 @@ class _Named(NamedTuple):
 
 #: Where an item is named, and what reads it: None for an empty line. It raises UsageError.
 _Part = tuple[str, Callable[[], _Named | None]]
+
+
+def read(file: IO[bytes], name: str) -> str:
+    """The text of a manifest, or of a script that contains one. Raises UsageError if it is too large, or OSError."""
+    data = bytearray()
+    while part := file.read(1 << 20):
+        data += part  # memory is taken for what there is, no more
+        if len(data) > _LARGEST_FILE:
+            raise UsageError(f"{plain(name)} is larger than {_LARGEST_FILE >> 20} MiB", hint="give a smaller file")
+    return data.decode("utf-8", "surrogateescape")
 
 
 def parse(text: str, file: str, mean: Mean) -> list[Entry]:

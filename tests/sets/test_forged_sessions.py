@@ -218,3 +218,27 @@ def test_a_set_whose_list_names_the_leases_of_others_does_not_end_them(root: Pat
     assert disk.leases() == [lease]
     other.check()
     other.release()
+
+
+def as_large_file(path: Path) -> None:
+    path.write_bytes(bytes(1 << 21))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, as_large_file])
+def test_a_session_whose_holder_is_not_a_record_can_be_deleted(
+    root: Path, disk: Disk, sc: Sc, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    """Whoever replaces one name would keep a set for ever, and its items with it."""
+    (tmp_path / "x").write_text("x")
+    (tmp_path / "items").write_text(f"{tmp_path / 'x'} @x\n")
+    view = sc("use", "--holder", "ada", "--from", tmp_path / "items").path
+    (holder,) = disk.holders()
+    holder.unlink()
+    make(holder)
+    done = sc("session", "rm", view.parent.name)
+    assert done.code == 0, done
+    assert not view.exists()
+    ending = f"reap --holder {holder.name.partition('.')[0]}"
+    assert ending in done.err
+    assert sc(*ending.split(), "-y").code == 0
+    assert not disk.leases()

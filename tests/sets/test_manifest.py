@@ -39,6 +39,12 @@ def test_toml_that_no_parser_takes_is_refused(parse: Callable[..., list[Entry]],
         parse(text, "items.toml")
 
 
+def test_a_file_without_end_is_refused(tmp_path: Path) -> None:
+    """A mistyped path such as /dev/zero would fill the memory of a login node."""
+    with pytest.raises(UsageError, match="/dev/zero is larger than 128 MiB"):
+        Cache(tmp_path / "none").manifest("/dev/zero")
+
+
 @pytest.mark.parametrize("size", ["9" * 400, "'999999PB'"])
 def test_a_size_that_no_file_has_is_refused(parse: Callable[..., list[Entry]], size: str) -> None:
     """After some items had been fetched, the sum of all sizes would be too large to be shown."""

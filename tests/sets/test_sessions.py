@@ -196,6 +196,42 @@ def test_releasing_a_lock_twice_is_not_an_error(cache: Cache, source: str) -> No
         assert (mine.release(), mine.release()) == (True, False)
 
 
+@pytest.mark.parametrize("when", ["before the lease", "after the lease"])
+def test_a_lock_that_is_released_while_it_waits_is_not_handed_out(
+    make_cache: Making, source: str, layout: Layout, when: str
+) -> None:
+    """Its holder has gone: whoever got its path would read what nothing protects."""
+    cache = make_cache()
+    session = cache.create_session({"/a": source})
+    begun = session.begin_lock("/a")
+    seen = locks.show(cache.store, begun.id)
+    assert seen.state == "waiting"
+    if when == "before the lease":
+        assert [locks.release(cache.store, begun.id)[1] for _ in range(2)] == [True, False]  # not "no such lock"
+        with pytest.raises(LeaseLost, match=f"lock {begun.id} was released by another process"):
+            session.finish_lock(begun)
+    else:
+        fs = Interposing()
+        fs.before("unlink", lambda: session.finish_lock(begun), within=begun.id.rpartition(".")[0])
+        assert locks.release(make_cache(fs=fs).store, begun.id)[1]
+        assert not fs.pending
+    assert held(cache) == []
+    assert [name for name in names(layout.holders) if begun.id.rpartition(".")[0] in name] == []
+    session.delete()
+
+
+def test_a_lock_is_shown_while_its_holder_shows_a_heartbeat(make_cache: Making, source: str, layout: Layout) -> None:
+    """Whoever asks for a lock in the moment in which its item comes would be told that there is none."""
+    session = make_cache().create_session({"/a": source})
+    begun = session.begin_lock("/a")
+    holder = f"{layout.holders}/{begun.id.rpartition('.')[0]}"
+    fs = Interposing()
+    fs.before("readlink", lambda: os.rename(f"{holder}.0.0", f"{holder}.1.0"), within=holder)
+    assert locks.show(make_cache(fs=fs).store, begun.id).state == "waiting"
+    assert not fs.pending
+    session.delete()
+
+
 def test_an_unknown_item_leaves_nothing_behind(cache: Cache, source: str, layout: Layout) -> None:
     """A mistyped name would wait for ever, and leave a lock (as in the predecessor)."""
     with cache.create_session({"/a": source}) as session:
