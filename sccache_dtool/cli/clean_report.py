@@ -97,7 +97,7 @@ def print_plan(call: Invocation, plan: Plan) -> int:
 
 def _nothing_to_remove(plan: Plan, withheld: Excess) -> str:
     why = "no watermark is exceeded" if not withheld else "emptying the trash is sufficient"
-    what = f"{output.size(plan.size)} in {plan.entries:,} files and directories"
+    what = f"{output.size(plan.size)} in {output.count(plan.entries, 'file or directory', 'files and directories')}"
     return f"nothing to remove: {why}; the cache contains {what}"
 
 
@@ -312,7 +312,7 @@ def print_notice(
     call.out.table("notice", rows, columns)
     fields = {"items": len(plan.remove), "bytes": plan.freed, "within_seconds": notice}
     what = f"{output.count(len(plan.remove), 'item')}, {output.size(plan.freed)}"
-    call.out.result("total", {**fields, "dry_run": True}, f"{what}; would be removed within {short_duration(notice)}")
+    call.out.result("total", {**fields, "dry_run": True}, f"{what} would be removed within {short_duration(notice)}")
     return Exit.DONE
 
 

@@ -36,7 +36,9 @@ def index_command() -> None:
 @common_options()
 @pass_invocation
 def ls(call: Invocation, ids: tuple[str, ...], comments: bool) -> None:
-    """List each time that a file was added: id, size, time, name, user, project and comment.
+    """List each time that a file was added.
+
+    Each line has the id, size, time, name, user, project and comment.
 
     \b
     Example:
@@ -69,7 +71,9 @@ def ls(call: Invocation, ids: tuple[str, ...], comments: bool) -> None:
 @common_options()
 @pass_invocation
 def has(call: Invocation, ids: tuple[str, ...]) -> int:
-    """Say whether files were ever added; the exit code is 1 if one was not.
+    """Print whether files were ever added.
+
+    The exit code is 1 if one of them was not.
 
     \b
     Example:
@@ -104,9 +108,9 @@ def known(call: Invocation) -> None:
 @common_options()
 @pass_invocation
 def add(call: Invocation, id: str, comment: str) -> None:
-    """Record once more that a file was added, such as with another comment.
+    """Record again that a file was added.
 
-    The archive must have it.
+    The archive must have the file. Use this to add another comment.
 
     \b
     Example:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -93,24 +93,28 @@ strict_option = click.option(
 )
 
 
-def _limits(function: Any) -> Any:
-    """The options that set limits and dates."""
-    return add_options(
-        click.option("--owner", metavar="OWNER", help="Who owns the lot. Default: your user name."),
-        click.option("--dedicated", type=SIZE, help="Space that `clean` leaves to the lot: 40TB. Default: 0."),
+def _limits(*, new: bool) -> Callable[[Any], Any]:
+    """The options that set limits and dates. `new`: of a new lot. In another one, what is not given stays as it is."""
+
+    def text(what: str, default: str) -> str:
+        return f"{what} Default: {default}." if new else what
+
+    return lambda function: add_options(
+        click.option("--owner", metavar="OWNER", help=text("Who owns the lot.", "your user name")),
+        click.option("--dedicated", type=SIZE, help=text("Space that `clean` leaves to the lot: 40TB.", "0")),
         click.option(
-            "--opportunistic", type=_LIMIT, help="Space beyond that, while it is free, or none. Default: unlimited."
+            "--opportunistic", type=_LIMIT, help=text("Space beyond that, while it is free, or none.", "unlimited")
         ),
-        click.option("--max-objects", type=_COUNT, help="Files and directories, or +N. Default: unlimited."),
+        click.option("--max-objects", type=_COUNT, help=text("Files and directories, or +N.", "unlimited")),
         click.option(
             "--attribute",
             "attributions",
             multiple=True,
             metavar="LOT:LIMIT=N,...",
-            help="How much of a limit comes from a parent: site:dedicated=4TB. Repeatable. Default: equal parts.",
+            help=text("How much of a limit comes from a parent: site:dedicated=4TB. Repeatable.", "equal parts"),
         ),
-        click.option("--expires", type=_MOMENT, help="When its data begins to go before others'. Default: never."),
-        click.option("--deletes", type=_MOMENT, help="When its data goes at every `clean`. Default: never."),
+        click.option("--expires", type=_MOMENT, help=text("When its data begins to go before others'.", "never")),
+        click.option("--deletes", type=_MOMENT, help=text("When its data goes at every `clean`.", "never")),
     )(function)
 
 
@@ -139,7 +143,7 @@ def lot_command() -> None:
 @click.option("--exclude", "excluded", multiple=True, metavar="PATH", help="A path below that is not its. Repeatable.")
 @click.option("--no-recursive", is_flag=True, help="The paths do not include what is below them.")
 @click.option("--from", "created", type=UNTIL, help="When its paths begin to count. Default: now.")
-@_limits
+@_limits(new=True)
 @strict_option
 @as_option
 @common_options()
@@ -192,7 +196,7 @@ def create(
 @click.option("--rm-parent", multiple=True, metavar="LOT", help="It is no longer below this lot. Repeatable.")
 @click.option("--add-path", multiple=True, metavar="PATH", help="A further path. Repeatable.")
 @click.option("--rm-path", multiple=True, metavar="PATH", help="A path that it no longer has. Repeatable.")
-@_limits
+@_limits(new=False)
 @strict_option
 @as_option
 @common_options()
@@ -210,9 +214,9 @@ def set_lot(
     caller: str | None,
     **given: Any,
 ) -> None:
-    """Change a lot. What is not given stays as it is.
+    """Change a lot.
 
-    The owner of any lot above may change it. Its own owner may only if it is a root.
+    What is not given stays as it is. The owner of any lot above may change it. Its own owner may only if it is a root.
 
     \b
     Example:
@@ -260,7 +264,9 @@ def rm(
     recursive: bool,
     caller: str | None,
 ) -> None:
-    """Remove a lot. Its data stays, and counts for the next lot that claims it.
+    """Remove a lot.
+
+    Its data stays, and then counts for the next lot that claims it, or for `default`.
 
     \b
     Example:
@@ -459,7 +465,9 @@ def unclaim(call: Invocation, given: tuple[str, ...], caller: str | None) -> Non
 def report(
     call: Invocation, /, name: str | None, delta: bool, tree: Any, caller: str | None, **numbers: int | None
 ) -> None:
-    """Report what lots have outside this cache, so that it counts for them.
+    """Report what a lot has outside this cache.
+
+    It counts for the lot from then on, until it is reported again.
 
     \b
     Example:
@@ -573,9 +581,10 @@ def restore(call: Invocation, number: int, caller: str | None) -> None:
 @common_options()
 @pass_invocation
 def import_lots(call: Invocation, file: Any, dry_run: bool, strict: bool, caller: str | None) -> None:
-    """Make the lots those of a file, in TOML or in the JSON of LotMan. The second time, nothing is changed.
+    """Replace the lots by those of a file.
 
-    Lots that the file does not name are removed. `lot export` writes such a file.
+    The file is TOML, or the JSON of LotMan. If the lots are already as in the file, nothing is changed. Lots that the
+    file does not name are removed. `lot export` writes such a file.
 
     \b
     Example:

@@ -69,7 +69,7 @@ def status(call: Invocation, verify: bool, paths: tuple[str, ...]) -> int:
     columns = [Column("STATE", "state"), Column("FILE", "file"), Column("", lambda row: row["error"] or "")]
     call.out.table("marker", shown, columns)
     wrong = sum(row["state"] != State.SAME for row in rows)
-    call.out.note(f"{output.count(len(rows) - wrong, 'file is', 'files are')} the same as their markers, {wrong:,} not")
+    call.out.note(f"{output.count(len(rows), 'marker')}: {len(rows) - wrong:,} the same as their files, {wrong:,} not")
     return Exit.FINDINGS if wrong else Exit.DONE
 
 

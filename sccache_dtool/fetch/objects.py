@@ -38,7 +38,7 @@ DIGITS = r"[0-9a-f]{64}"
 UNIX = "http+unix"
 
 #: What to do if the settings name no archive.
-SET_UP = 'add to config.toml of the cache: [archive] and below it url = "/tank/archive"'
+SET_UP = 'add to .sc-dtool/config.toml in the cache: [archive], and below it url = "/tank/archive"'
 
 
 class Missing(FetchFailed):

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -155,7 +156,12 @@ def find(path: str) -> tuple[str, Marker]:
     try:
         return beside, read(beside)
     except FileNotFoundError as error:
-        raise NotMarker(f"{printable(path)} is not a marker, and has none", hint=f"sc-dtool save {path}") from error
+        if not os.path.lexists(path):
+            raise NotMarker(f"{printable(path)} does not exist, and there is no marker for it") from error
+        raise NotMarker(
+            f"{printable(path)} is not a marker, and there is none for it",
+            hint=f"to write one: sc-dtool save {shlex.quote(path)}",
+        ) from error
 
 
 def write(path: str, marker: Marker) -> None:

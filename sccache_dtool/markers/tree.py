@@ -225,7 +225,8 @@ def _restore(files: Files, one: Marked, memory: Memory, within: str, force: bool
         return False
     if state is State.CHANGED and not force:
         raise UsageError(
-            f"{printable(one.target)} differs from its marker", hint="save it again, or give --force to replace it"
+            f"{printable(one.target)} differs from its marker",
+            hint="to keep the file as it is: sc-dtool save; to replace it: sc-dtool marker restore --force",
         )
     if within:
         _make_directories(within, os.path.dirname(one.target))

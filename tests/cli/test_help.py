@@ -65,6 +65,18 @@ def test_the_list_of_commands_says_what_each_does(sc: Sc) -> None:
         assert len(about) <= 61, f"{name}: longer than 60 characters and its full stop"
 
 
+def test_the_lists_of_actions_say_what_each_does() -> None:
+    """A description in the list of the actions of a command would be cut off, or be half of what it says."""
+    context = click.Context(sc_dtool)
+    groups = [sc_dtool.get_command(context, name) for name in sc_dtool.list_commands(context)]
+    actions = [action for group in groups if isinstance(group, click.Group) for action in group.commands.values()]
+    assert len(actions) > 30
+    for action in actions:
+        first = " ".join((action.help or "").partition("\n\n")[0].split())
+        assert re.fullmatch(r"[A-Z](?!.*\. ).*\.", first), (action.name, first)
+        assert len(first) <= 61, f"{first}: longer than 60 characters and its full stop"
+
+
 def test_the_list_of_commands_is_in_groups(sc: Sc) -> None:
     """Whoever looks for a command would have to read all of them."""
     titles = re.findall(r"(?m)^([A-Z][a-z ]+):$", sc("--help").out)

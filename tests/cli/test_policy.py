@@ -66,7 +66,7 @@ def test_below_the_mark_nothing_is_done_in_one_line(sc: Sc, put: Put, root: Path
     before = times(root)
     done = sc("clean")
     assert done == Done(
-        0, "nothing to remove: no watermark is exceeded; the cache contains 1.0 kB in 1 files and directories\n", ""
+        0, "nothing to remove: no watermark is exceeded; the cache contains 1.0 kB in 1 file or directory\n", ""
     )
     assert times(root) == before
 

@@ -26,7 +26,7 @@ SC_DTOOL = str(Path(SCRIPTS, "sc-dtool"))
 
 COMMANDS = "use unuse run renew du ls status why log clean rm restore reap doctor init dir config".split()
 COMMANDS += ["transfers", "loaders", "locate", "sample", "summary", "pin", "unpin", "metrics", "globus", "sbatch"]
-COMMANDS += ["session", "lock", "report"]
+COMMANDS += ["session", "lock", "lot", "report", "serve"]
 COMMANDS += ["add", "save", "get", "cat", "marker", "archive", "index"]
 
 

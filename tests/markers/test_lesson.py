@@ -104,7 +104,7 @@ def test_a_file_that_is_not_there(archived: Cache, data: Path) -> None:
     """A wrong name would be reported as a fault of the cache."""
     with pytest.raises(FileNotFoundError):
         archived.add(data / "nothing")
-    with pytest.raises(UsageError, match="is not a marker, and has none"):
+    with pytest.raises(UsageError, match="does not exist, and there is no marker for it"):
         archived.open(data / "nothing")
 
 
