@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
+def _count_of(done: int, total: int) -> str:
+    """``7 of 20 items``."""
+    return f"{done:,} of {total:,} items"
+
+
 class Bar:
     """A progress bar with rate and remaining time. Imports rich when it is first shown."""
 
@@ -55,6 +60,10 @@ class Bar:
         """Show what is being done now."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=text)
+
+    def counted(self, done: int, total: int) -> None:
+        """Show how many items are there; see Progress."""
+        self.stage(_count_of(done, total))
 
     def waiting(self, label: str, done: int, total: int | None) -> None:
         """Show how far another process's fetch is; see Progress."""
@@ -137,6 +146,10 @@ class Lines:
         """Show what is being done now."""
         if self._said:
             self._note(f"{self._label}: {text}")
+
+    def counted(self, done: int, total: int) -> None:
+        """Name in the next line how many items are there; see Progress."""
+        self._label = _count_of(done, total)
 
     def done(self) -> None:
         """Do nothing: the caller reports the end."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from tempfile import TemporaryFile
 from typing import IO, NamedTuple, NoReturn
 
@@ -112,20 +113,28 @@ def sbatch_command(
     options = UseOptions(wait=fetch_wait, rate=max_rate, make_room=make_room)
     if resume is not None:
         return _resume(call, resume, words, options)
-    if not words.submits:
+    if not sbatch.submits(words.given):
         return submit.pass_on(words.others, None)
     text, name, stdin = _script(words)
+    in_script = sbatch.options_in(text)
+    given = {**in_script, **words.given}
+    if not sbatch.submits(in_script):
+        return submit.pass_on(words.others, stdin)
     lines, late = sbatch.items(text)
     for number in late:
         call.out.warning(f"{name}:{number}: this #SC line is ignored, because it comes after the first command")
     if not lines:
         call.out.note(f"{name} has no line #SC SOURCE, so there is nothing to fetch")
         return submit.pass_on(words.others, stdin)
+    if "quiet" in in_script:
+        raise UsageError(
+            f"{name}: with #SBATCH --quiet, sbatch does not print the id of the job, which is needed here",
+            hint="give --quiet on the command line instead",
+        )
     cache = call.cache()
-    entries = manifest.parse_lines(lines, name, cache.request)
+    with _in_directory(given.get("chdir", "")):
+        entries = manifest.parse_lines(lines, name, cache.request)
     report_held(call)
-    in_script = sbatch.options_in(text)
-    given = {**in_script, **words.given}
     session = sessions.new_id()
     environ = {**os.environ, _VIEW: _view(cache, session)}
     more = ["--hold", "--parsable", *sbatch.export(words.given, in_script, environ, _VIEW)]
@@ -152,6 +161,14 @@ def sbatch_command(
 def _view(cache: Cache, session: str) -> str:
     """The directory in which a job will find its data."""
     return sessions.view_path(Layout(os.fspath(cache.root)), session)
+
+
+def _in_directory(job: str) -> AbstractContextManager[None]:
+    """Be in the working directory of a job for a while, to which relative paths in its script refer.
+
+    If it is not on this host, or is none of its own, be where the job is submitted.
+    """
+    return contextlib.chdir(job) if os.path.isdir(job) else contextlib.nullcontext()
 
 
 def _script(words: Words) -> tuple[str, str, IO[bytes] | None]:
@@ -303,8 +320,8 @@ def _resume(call: Invocation, id: str, words: Words, options: UseOptions) -> int
     if process is not None and Proc().judge(process).state is State.ALIVE:
         raise InUse(f"process {process.pid} is fetching the data of job {id}", hint="wait for it, or end it first")
     cache = call.cache()
-    os.chdir(waiting.directory)  # to which relative paths in the script refer
-    entries = manifest.parse_lines(sbatch.items(waiting.script)[0], f"job {id}", cache.request)
+    with _in_directory(waiting.directory):
+        entries = manifest.parse_lines(sbatch.items(waiting.script)[0], f"job {id}", cache.request)
     job = _Job(id, "", waiting.worker.session, True)
     job.note(_myself(job.session).comment)
     _make_available(call, cache, entries, job, options, keep_held=True, is_resumed=True)

@@ -10,6 +10,9 @@ class Progress(Protocol):
 
     If it also has a method `waiting(label, done, total)`, that is called once a second while another process fetches
     the item: `done` bytes of `total` (None: unknown) are there. `done` ends that, too.
+
+    If it has a method `counted(done, total)`, that is called when `done` of the `total` items that are fetched for one
+    set are there. Between two calls of it, `advance` tells of all of them.
     """
 
     def start(self, label: str, total: int | None, there: int = 0) -> None:

@@ -87,7 +87,7 @@ def _fetch(
     terms = acquirer.make_terms()
     sizes = [wanted[number].size for number in missing]
     total = None if None in sizes else sum(size for size in sizes if size is not None)
-    progress = _OneForAll(acquirer.progress or NoProgress(), f"{len(missing):,} items", total, over)
+    progress = _OneForAll(acquirer.progress or NoProgress(), len(missing), total, over)
     first: dict[str, int] = {}
     for number in missing:
         first.setdefault(wanted[number].request.key, number)
@@ -99,6 +99,7 @@ def _fetch(
         alone = each._replace(make_terms=lambda: terms._replace(size=one.size))
         with _telling_which(one):
             taken[number] = alone.acquire(one.request, max_age)
+        progress.count()
 
     with acquirer.working() as worker, closing(progress), Threads(most, _PATIENCE) as pool:
         clock = _Interruptible(acquirer.store.clock, over)
@@ -119,9 +120,12 @@ class _Abandoned(BaseException):
 class _OneForAll:
     """Shows the progress of many fetches, which several threads report, as one."""
 
-    def __init__(self, shown: Progress, label: str, total: int | None, over: threading.Event) -> None:
+    def __init__(self, shown: Progress, items: int, total: int | None, over: threading.Event) -> None:
+        """`items`: how many there are, with `total` bytes."""
         self._shown = shown
-        self._label, self._total = label, total
+        self._counted = getattr(shown, "counted", None)
+        self._items, self._total = items, total
+        self._there = 0  # items that are
         self._over = over
         self._lock = threading.Lock()
         self._is_shown = False
@@ -131,8 +135,20 @@ class _OneForAll:
         with self._lock:
             if not self._is_shown:
                 self._is_shown = True
-                self._shown.start(self._label, self._total)
+                self._shown.start(f"{self._items:,} items", self._total)
+                self._show_count()
         self.advance(there)
+
+    def count(self) -> None:
+        """One more item is there."""
+        with self._lock:
+            self._there += 1
+            if self._is_shown:
+                self._show_count()
+
+    def _show_count(self) -> None:
+        if self._counted is not None:
+            self._counted(self._there, self._items)
 
     def advance(self, n: int) -> None:
         """See Progress. Raises _Abandoned once the set has failed."""

@@ -184,6 +184,65 @@ def test_what_submits_no_job_is_passed_on(slurm: Slurm, job: Path, option: str) 
     assert slurm.calls == [f"sbatch {option} {job}"]
 
 
+@pytest.mark.parametrize("option", ["--test-only", "--version", "-h"])
+def test_a_script_that_submits_no_job_is_passed_on(slurm: Slurm, job: Path, disk: Disk, option: str) -> None:
+    """A test of a job's options that its script asks for would end in an error, after data was fetched."""
+    job.write_text(f"#!/bin/sh\n#SBATCH {option}\n" + job.read_text())
+    slurm.does("sbatch", "cat > $SLURM/script; echo said")
+    assert call("sbatch", "-N1", job) == Done(0, "said\n", "")
+    assert slurm.calls == [f"sbatch -N1 {job}"]
+    assert call("sbatch", input=job.read_text()) == Done(0, "said\n", "")
+    assert (slurm.directory / "script").read_text() == job.read_text()
+    assert disk.left() == []
+
+
+@pytest.mark.parametrize("option", ["-Q", "--quiet"])
+def test_a_quiet_script_is_refused(slurm: Slurm, job: Path, disk: Disk, option: str) -> None:
+    """The job would be submitted and held for ever, because its id is not known."""
+    job.write_text(f"#!/bin/sh\n#SBATCH {option}\n" + job.read_text())
+    done = call("sbatch", job)
+    assert done.code == 2
+    assert "with #SBATCH --quiet, sbatch does not print the id of the job" in done.err
+    assert "give --quiet on the command line instead" in done.err
+    assert (slurm.calls, disk.left()) == ([], [])
+
+
+@pytest.mark.parametrize("how", ["script", "variable"])
+def test_it_waits_for_the_job_if_the_script_or_the_environment_says_so(
+    slurm: Slurm, job: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The exit code of the job would be lost, because `sbatch` is ended when the job is released."""
+    if how == "script":
+        job.write_text("#!/bin/sh\n#SBATCH --wait\n" + job.read_text())
+    else:
+        monkeypatch.setenv("SBATCH_WAIT", "1")
+    slurm.does("sbatch", "echo 42; while ! grep -q release $SLURM/calls; do sleep 0.05; done; exit 9")
+    assert call("sbatch", job) == Done(9, "Submitted batch job 42\n", "job 42 is held until its data is available\n")
+
+
+def test_options_in_a_script_are_those_of_the_job(slurm: Slurm, job: Path, disk: Disk) -> None:
+    """An option in the script would be overridden, or printed as if it had not been given."""
+    job.write_text("#!/bin/sh\n#SBATCH --parsable -a 1-5%2 -d afterok:7 --comment mine\n" + job.read_text())
+    slurm.does("sbatch", "echo '42;far'")
+    assert call("sbatch", job).out == "42;far\n"
+    assert slurm.submitted == ["--hold", "--parsable", str(job)]
+    assert slurm.comments == []  # the user's stays
+    assert [lease.name[0] for lease in disk.leases()] == ["j"]
+
+
+@pytest.mark.parametrize("how", ["option", "script"])
+def test_relative_paths_refer_to_the_directory_of_the_job(slurm: Slurm, job: Path, tmp_path: Path, how: str) -> None:
+    """The job would read another file than its script names; and `--resume` yet another one."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "ref.fa").write_text("there\n")
+    head = f"#SBATCH -D {tmp_path}/there\n" if how == "script" else ""
+    job.write_text(f"#!/bin/sh\n{head}#SC ./ref.fa @ref.fa\n")
+    words = [f"--chdir={tmp_path}/there"] if how == "option" else []
+    assert call("sbatch", *words, job).code == 0
+    assert (slurm.view / "ref.fa").read_text() == "there\n"
+    assert slurm.submitted == [*words, "--hold", "--parsable", str(job)]
+
+
 @pytest.mark.no_cache
 def test_a_job_that_is_refused_fetches_nothing(slurm: Slurm, job: Path, root: Path) -> None:
     """Data would be fetched, and kept, for a job that does not exist."""

@@ -692,6 +692,13 @@ def test_what_sbatch_prints_and_returns(submitter: Submitter, shared: Shared, cl
     assert shared.sc("sbatch", "-Q", "-o", "/dev/null", script).out == ""
     done = shared.sc("sbatch", "--wait", "--parsable", "-o", "/dev/null", script)
     assert (done.code, cluster.states(done.out.strip())) == (3, ["FAILED"])
+    done = shared.sc("sbatch", submitter.script("#SBATCH --wait --parsable -o /dev/null", "exit 4"))
+    assert (done.code, cluster.states(done.out.strip())) == (4, ["FAILED"])
+    before = shared.disk.holders()
+    done = shared.sc("sbatch", submitter.script("#SBATCH --test-only"))
+    assert (done.code, done.out) == (0, "")
+    assert "to start at" in done.err
+    assert shared.disk.holders() == before
     done = shared.sc("sbatch", "-p", "nowhere", script)
     assert (done.code, done.out) == (1, "")
     assert "invalid partition" in done.err

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import httpserver
-from cli.tool import SC_DTOOL, Disk, Done, call, start
+from cli.tool import SC_DTOOL, Disk, Done, call, on_terminal, start
 from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.errors import Exit, FetchFailed, LeaseLost, UsageError
 from sccache_dtool.liveness import caller
@@ -224,6 +224,9 @@ class Shown:
     def stage(self, text: str) -> None:
         self.calls.append(("stage", text))
 
+    def counted(self, done: int, total: int) -> None:
+        self.calls.append(("counted", done, total))
+
     def done(self) -> None:
         self.calls.append(("done",))
 
@@ -244,9 +247,26 @@ def test_all_fetches_are_shown_as_one(root: Path, tmp_path: Path, sources: Mappi
         assert display.calls[-1] == ("done",)
         assert [call[0] for call in display.calls].count("start") == 1
         assert sum(call[1] for call in display.calls if call[0] == "advance") == total
+        counted = [call[1:] for call in display.calls if call[0] == "counted"]
+        assert counted[-1] == (3, 3)
+        assert counted == sorted(counted)
     display.calls.clear()
     cache.use_many(cache.manifest(file)).release()
     assert display.calls == []
+
+
+def test_a_terminal_shows_how_many_items_are_there(root: Path, tmp_path: Path) -> None:
+    """Without the sizes of all items, nobody would see whether a set of a thousand is nearly there."""
+    with httpserver.serve() as server:
+        urls = [server.page(f"/{number}", b"content") for number in range(3)]
+        held_back = server.page("/last", bytes(1 << 20), drip=1 << 19)
+        file = tmp_path / "items"
+        file.write_text("\n".join([*urls, held_back]) + "\n")
+        with on_terminal([SC_DTOOL, "-C", str(root), "use", "--from", str(file), "--holder", "a"]) as using:
+            server.let_drop()
+            wait_until(lambda: "3 of 4 items" in using.text, "three items are there")
+            server.let_drop(2)
+            assert using.finish() == 0
 
 
 @pytest.mark.parametrize("owner", ["program", "name"])
@@ -555,6 +575,19 @@ def test_a_pattern_is_told_what_to_do_instead(
     done = sc("use", *(["many/f1", "many/f2"] if pattern == "expanded" else ["many/f*"]))
     assert done.code in (Exit.USAGE, Exit.FETCH_FAILED)
     assert "sc-dtool use --from -" in done.err
+
+
+def test_a_pattern_of_absolute_paths_says_that_it_makes_one_item(sc: Callable[..., Done], tmp_path: Path) -> None:
+    """`use /data/f*` succeeds, and whoever wanted twenty items would not learn that they are one, nor what to do."""
+    files = [tmp_path / name for name in ("f1", "f2")]
+    for file in files:
+        file.write_text(file.name)
+    done = sc("use", *files)
+    assert done.code == 0
+    assert sorted(os.listdir(done.out.strip())) == ["f1", "f2"]
+    assert done.err.count("these 2 sources become one item, a directory with all of them; to use many items") == 1
+    assert "sc-dtool use --from -" in done.err
+    assert sc("use", *files).err == ""  # it is there, and was meant so
 
 
 def test_the_error_says_which_of_a_thousand(sc: Callable[..., Done], tmp_path: Path, disk: Disk) -> None:

@@ -45,10 +45,10 @@ _ALONE = frozenset(
 )
 
 #: The letters of options that matter here.
-_LETTERS = {"D": "chdir", "H": "hold", "Q": "quiet", "W": "wait", "V": "version"}
+_LETTERS = {"D": "chdir", "H": "hold", "Q": "quiet", "W": "wait", "V": "version", "h": "help"}
 
 #: Options with which no job is submitted.
-_NO_JOB = frozenset({"test-only", "usage", "version"})
+_NO_JOB = frozenset({"help", "test-only", "usage", "version"})
 
 #: How a line of a script begins that names an item.
 _ITEM = re.compile(r"#SC(?=\s)")
@@ -64,11 +64,6 @@ class Words(NamedTuple):
     given: dict[str, str]  # sbatch's options by long name (some by letter), with the value that was given last
 
     @property
-    def submits(self) -> bool:
-        """Whether `sbatch` submits a job at all."""
-        return not _NO_JOB & self.given.keys()
-
-    @property
     def script(self) -> str | None:
         """The script, as it is named; None if it is on standard input, or in --wrap."""
         rest = self.rest[self.rest[:1] == ["--"] :]
@@ -81,6 +76,11 @@ class Words(NamedTuple):
         for options in others:
             words += [":", *options]
         return words + self.rest
+
+
+def submits(given: Mapping[str, str]) -> bool:
+    """Whether `sbatch` submits a job at all with these options, wherever they are given."""
+    return not _NO_JOB & given.keys()
 
 
 def parse(words: Sequence[str], own: Mapping[str, bool] = MappingProxyType({})) -> Words:
