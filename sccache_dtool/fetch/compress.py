@@ -50,14 +50,9 @@ class Compressing(Sink):
 
     def __init__(self, *arguments: Any, kind: str) -> None:
         super().__init__(*arguments)
+        self.kind = kind
         self._compressor = _compressor(kind)
         self._checksum = 0
-        self.stored = 0
-
-    @property
-    def stored_checksum(self) -> str:
-        """The CRC32 of the file."""
-        return f"{self._checksum:08x}"
 
     def _store(self, data: bytes) -> None:
         self._put(self._compressor.compress(data))
@@ -67,6 +62,7 @@ class Compressing(Sink):
             self._fs.write(self.fd, data)
             self._checksum = zlib.crc32(data, self._checksum)
             self.stored += len(data)
+            self.stored_checksum = f"{self._checksum:08x}"
 
     def skip(self, size: int, *, counted: bool = False) -> None:
         """See Sink. Zeros are compressed as other bytes are."""
