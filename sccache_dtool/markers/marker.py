@@ -10,9 +10,10 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import unique
 from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import CacheError, UsageError
@@ -158,26 +159,40 @@ def find(path: str) -> tuple[str, Marker]:
         raise NotMarker(f"{printable(path)} is not a marker, and has none", hint=f"sc-dtool save {path}") from error
 
 
-def write(path: str, marker: Marker) -> None:
+def write(fs: FileSystem, path: str, marker: Marker) -> None:
     """Write a marker, by one rename; the permissions of an earlier one are kept."""
-    replace(path, marker.encode().encode("utf-8", "surrogateescape"))
+    replace(fs, path, marker.encode().encode("utf-8", "surrogateescape"))
 
 
-def replace(path: str, data: bytes) -> None:
+def replace(fs: FileSystem, path: str, data: bytes) -> None:
     """Write a small file as a whole: a reader, or a crash, finds the earlier content or this."""
     draft = draft_of(path)
     try:
-        with open(draft, "xb") as file:
+        with created(fs, draft) as fd:
             with contextlib.suppress(FileNotFoundError):
-                os.fchmod(file.fileno(), os.stat(path).st_mode & 0o777)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+                os.fchmod(fd, os.stat(path).st_mode & 0o777)
+            fs.write(fd, data)
+            fs.sync(fd)
+        fs.rename(draft, path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
+        remove(fs, draft)
         raise
+
+
+@contextlib.contextmanager
+def created(fs: FileSystem, path: str, mode: int = 0o666) -> Iterator[int]:
+    """The descriptor of a new file, which is closed at the end."""
+    fd = fs.create(path, mode)
+    try:
+        yield fd
+    finally:
+        fs.close(fd)
+
+
+def remove(fs: FileSystem, draft: str) -> None:
+    """Remove a draft, if it is there and can be removed."""
+    with contextlib.suppress(OSError):
+        fs.unlink(draft)
 
 
 def draft_of(path: str) -> str:
