@@ -29,6 +29,9 @@ SUFFIX = ".marker"
 #: Bytes of a marker. A larger file is not one.
 LARGEST = 1 << 20
 
+#: Bytes of a file that are read to see whether it may be a marker: all of most markers.
+_FIRST = 4096
+
 
 class NotMarker(UsageError):
     """The file is not a marker."""
@@ -130,8 +133,12 @@ def target_of(path: str, marker: Marker) -> str:
 
 def read(path: str) -> Marker:
     """The marker in a file. Raises NotMarker, UsageError or OSError."""
-    with open(path, "rb") as file:
-        data = file.read(LARGEST + 1)
+    with open(path, "rb", buffering=0) as file:
+        data = file.read(_FIRST)
+        if data[:1] not in (b"{", b"<", b" ", b"\n", b"\t", b"\r"):  # nor is it JSON, or a conflict
+            raise NotMarker(f"{printable(path)} is not a marker")
+        while _FIRST <= len(data) <= LARGEST and (more := file.read(LARGEST)):
+            data += more
     if len(data) > LARGEST:
         raise NotMarker(f"{printable(path)} is not a marker")
     return Marker.decode(data.decode("utf-8", "surrogateescape"), path)
@@ -140,9 +147,6 @@ def read(path: str) -> Marker:
 def read_if_marker(path: str) -> Marker | None:
     """The marker in a file; None if the file is something else. Looks at its first bytes only, unless they fit."""
     try:
-        with open(path, "rb") as file:
-            if file.read(1) not in (b"{", b"<"):
-                return None
         return read(path)
     except (NotMarker, OSError):
         return None

@@ -108,10 +108,11 @@ class Memory:
         self._home = f"{state}/sc-dtool/files" if os.path.isabs(state) else None
         self._known: dict[str, dict[str, list[object]]] = {}
         self._changed: set[str] = set()
+        self._real: dict[str, str] = {}  # the real paths of directories
 
     def digest(self, path: str, status: os.stat_result, *, read: bool = False) -> str:
         """The SHA-256 of a file with this status. `read`: whatever is known of it. Raises OSError."""
-        directory, name = os.path.split(os.path.realpath(path))
+        directory, name = self._place_of(path)
         known = self._of(directory)
         mark = _mark(status)
         found = known.get(name)
@@ -127,6 +128,15 @@ class Memory:
             known[name] = [*mark, digits]
             self._changed.add(directory)
         return digits
+
+    def _place_of(self, path: str) -> tuple[str, str]:
+        """The directory that a file is in, without links in its path, and its name."""
+        if os.path.islink(path):
+            path = os.path.realpath(path)
+        directory, name = os.path.split(path)
+        if directory not in self._real:
+            self._real[directory] = os.path.realpath(directory)
+        return self._real[directory], name
 
     def keep(self) -> None:
         """Write down what is known by now."""
@@ -165,7 +175,9 @@ def state_of(one: Marked, memory: Memory, archive: Archive | None = None, *, rea
     `read`: read the file, even if it has not changed since it was read.
     """
     try:
-        status = os.stat(one.target) if _is_link_into_cache(one.target) else os.lstat(one.target)
+        status = os.lstat(one.target)
+        if stat.S_ISLNK(status.st_mode) and _is_link_into_cache(one.target):
+            status = os.stat(one.target)
     except FileNotFoundError:
         if archive is not None and not all(archive.has(part.sha256) for part in one.marker.parts):
             return State.LOST
