@@ -8,6 +8,7 @@ beside it: `dvc add`, `dvc checkout` and `dvc status` of the same files.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -27,7 +28,7 @@ from measure import Figure, in_turns, ratio
 from run import line, ran_on
 
 from sccache_dtool import Cache
-from sccache_dtool.fetch.context import Job
+from sccache_dtool.fetch.context import Context
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.markers import index
 from sccache_dtool.markers.archive import Details
@@ -152,15 +153,13 @@ def of_open(cache: Cache, directory: Path, rounds: int) -> Iterator[Figure]:
 def of_server(cache: Cache, directory: Path, size: int, rounds: int) -> Iterator[Figure]:
     """Upload to and download from the smallest server, and the same bytes through a socket from `cat` to `cat`.
 
-    The server runs in this process, so that the two take turns with Python's lock: each side is faster on its own.
+    The server is a process of its own.
     """
-    import archiveserver
-
     path, id = directory / "sent", ""
     root = directory / "client"
     Cache(root).init()
-    with archiveserver.serve(cache.archive) as server:
-        Path(root, ".sc-dtool", "config.toml").write_text(f'[archive]\nurl = "{server.url}"\n')
+    with _server_of(cache) as url:
+        Path(root, ".sc-dtool", "config.toml").write_text(f'[archive]\nurl = "{url}"\n')
         client = Cache(root)
 
         def fresh() -> None:
@@ -169,7 +168,7 @@ def of_server(cache: Cache, directory: Path, size: int, rounds: int) -> Iterator
         def upload() -> float:
             nonlocal id
             fresh()
-            staged = client.archive.stage(Job(client.store, NoProgress()), str(path))
+            staged = client.archive.stage(Context(client.store, NoProgress()), str(path))
             took = _timed(lambda: client.archive.put(staged, Details()))
             client.archive.discard(staged.path)
             id = staged.digits
@@ -191,6 +190,25 @@ def of_server(cache: Cache, directory: Path, size: int, rounds: int) -> Iterator
     of = f"of {size >> 20:,} MiB, to `cat` through a socket (hashed, checked, synchronized)"
     yield ratio("upload", f"seconds of the upload {of}", "upload", "cat", times, "<=", 1.25)
     yield ratio("download", f"seconds of the download {of}", "download", "cat", times, "<=", 1.25)
+
+
+@contextlib.contextmanager
+def _server_of(cache: Cache) -> Iterator[str]:
+    """The URL of a server of the cache's archive, until the block ends."""
+    argv = [sys.executable, __file__, "--serve", str(cache.root)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.stdin.close()  # which ends it
+
+
+def _serve(root: str) -> None:
+    import archiveserver
+
+    with archiveserver.serve(Cache(root).archive) as server:
+        print(server.url, flush=True)
+        sys.stdin.read()
 
 
 def _through_a_socket(source: Path, target: Path) -> None:
@@ -251,7 +269,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="rounds of what can be repeated (default: 3)")
     parser.add_argument("--dvc", help="the program dvc, to be measured as well")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.serve:
+        _serve(arguments.serve)
+        return 0
     found: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="sc-dtool-content-", dir=arguments.dir) as scratch:
         where = ran_on(scratch)

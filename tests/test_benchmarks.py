@@ -105,3 +105,11 @@ def test_use_and_release_are_two_calls(report: dict[str, Any]) -> None:
     """On a network file system each further call is a round trip to the server, for every use."""
     (calls,) = (figure for figure in report["figures"] if figure["name"] == "calls")
     assert (calls["least"], calls["most"], calls["met"]) == (2, 2, True)
+
+
+def test_the_benchmark_of_files_by_content_starts() -> None:
+    """Whoever wants to repeat its figures would meet an import that is not there any more."""
+    script = RUN.with_name("content.py")
+    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--dvc" in done.stdout

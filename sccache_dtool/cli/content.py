@@ -114,9 +114,9 @@ def save_command(
     def report(path: str, result: tuple[Marker, os.stat_result]) -> None:
         made, before = result
         if gitignore:
-            tree.ignore(path)
+            tree.ignore(access.store.fs, path)
         if remove:
-            _remove(path, before)
+            _remove(access, path, before)
         fields = {"file": path, "marker": marker.path_for(path), "sha256": made.sha256, "bytes": made.bytes}
         text = f"saved {path}, {output.size(made.bytes)}"
         if link:
@@ -153,10 +153,10 @@ def _to_save(paths: Sequence[str]) -> Iterator[str]:
                         yield whole
 
 
-def _remove(path: str, before: os.stat_result) -> None:
+def _remove(access: Files, path: str, before: os.stat_result) -> None:
     """Remove what was saved, if it is still that: a file that was written meanwhile stays."""
     check_unchanged(path, before)
-    os.unlink(path)
+    access.store.fs.unlink(path)
 
 
 @click.command("get")

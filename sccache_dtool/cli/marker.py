@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,7 +52,8 @@ def status(call: Invocation, verify: bool, paths: tuple[str, ...]) -> int:
     Example:
       sc-dtool marker status
     """
-    access, memory = files_of(call, many=True), Memory()
+    access = files_of(call, many=True)
+    memory = Memory(access.store.fs)
     rows: list[dict[str, Any]] = []
     for one in tree.find(paths or ["."]):
         if one.marked is None:
@@ -104,7 +104,8 @@ def restore(call: Invocation, force: bool, delete_markers: bool, paths: tuple[st
       sc-dtool marker restore
       sc-dtool marker restore raw/scan.h5.marker --force
     """
-    access, memory = files_of(call, many=True), Memory()
+    access = files_of(call, many=True)
+    memory = Memory(access.store.fs)
     found = list(tree.find(paths or ["."]))
     written = kept = failed = 0
 
@@ -127,7 +128,7 @@ def restore(call: Invocation, force: bool, delete_markers: bool, paths: tuple[st
             call.out.result("restored", fields, *([f"restored {each.target}"] if result else []))
         failed += wrong
         if delete_markers and not wrong:
-            os.unlink(one.place)
+            access.store.fs.unlink(one.place)
 
     code = each_at_once(call, found, act, report, call.jobs or AT_A_TIME)
     memory.keep()

@@ -50,14 +50,9 @@ class Compressing(Sink):
 
     def __init__(self, *arguments: Any, kind: str) -> None:
         super().__init__(*arguments)
+        self.kind = kind
         self._compressor = _compressor(kind)
         self._checksum = 0
-        self.stored = 0
-
-    @property
-    def stored_checksum(self) -> str:
-        """The CRC32 of the file."""
-        return f"{self._checksum:08x}"
 
     def _stored_as(self, data: bytes) -> bytes:
         return self._noted(self._compressor.compress(data))
@@ -65,6 +60,7 @@ class Compressing(Sink):
     def _noted(self, data: bytes) -> bytes:
         self._checksum = zlib.crc32(data, self._checksum)
         self.stored += len(data)
+        self.stored_checksum = f"{self._checksum:08x}"
         return data
 
     def skip(self, size: int, *, counted: bool = False) -> None:

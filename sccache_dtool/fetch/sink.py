@@ -40,6 +40,10 @@ class Throttle:
 class Sink:
     """A new file; counts its bytes and takes digests. A context manager."""
 
+    kind = ""  # how what is stored is compressed, its bytes and its CRC32: see `compress.Compressing`
+    stored = 0
+    stored_checksum = ""
+
     def __init__(
         self,
         fs: FileSystem,

@@ -104,6 +104,7 @@ class Archive:
         self.compress = compress
         self.url = url
         self._work = f"{url}/{WORK}"
+        self._received: dict[str, int] = {}  # bytes of compressed objects that have no record yet, to say so
 
     def init(self) -> bool:
         """Set the archive up in its directory, which must exist; False if it is one already."""
@@ -176,14 +177,20 @@ class Archive:
         if not form:
             digests = local.copy_file(context, path, staged, (OBJECT, CHECKSUM))
             return Staged(staged, digests[OBJECT], digests[CHECKSUM], self.fs.lstat(staged).st_size)
+
+        def make(mode: int) -> Sink:
+            return self._sink(context, staged, mode)
+
+        return staged_in(local.copy_into(context, path, make))
+
+    def _sink(self, context: Context, path: str, mode: int = 0o666) -> Sink:
+        """A new file for an object, in the form that objects get here."""
+        form = self.forms[0]
+        if not form:
+            return context.sink(path, (OBJECT, CHECKSUM), mode)
         from sccache_dtool.fetch.compress import Compressing
 
-        def make(mode: int) -> Compressing:
-            return Compressing(context.fs, staged, (OBJECT, CHECKSUM), context.progress, mode, kind=form)
-
-        sink = local.copy_into(context, path, make)
-        digests = sink.digests()
-        return Staged(staged, digests[OBJECT], digests[CHECKSUM], sink.size, form, sink.stored, sink.stored_checksum)
+        return Compressing(context.fs, path, (OBJECT, CHECKSUM), context.progress, mode, kind=form)
 
     def put(self, staged: Staged, details: Details) -> Record:
         """Give a staged file its name, and record it. Raises FetchFailed if another file is there under that name."""
@@ -216,24 +223,29 @@ class Archive:
             raise objects.missing(digits, self.url)
         record = Record(digits, int(self._store.clock.wall() * 1000), size, random or unique())
         self._note(record, details)
-        if self.size(digits) is None:  # collected before the record was seen
+        self._received.pop(digits, None)
+        if not self.has(digits):  # collected before the record was seen
             raise objects.missing(digits, self.url)
         return record
 
     def receive(self) -> Sink:
         """A file that others send, which `accept` gives its name."""
-        return Context(self._store, NoProgress()).sink(f"{self._work}/{unique(32)}", (OBJECT, CHECKSUM))
+        return self._sink(Context(self._store, NoProgress()), f"{self._work}/{unique(32)}")
 
     def accept(self, staged: Staged) -> bool:
-        """Give a file that was received its name, without a record; False if it is there already.
+        """Give a file that was received its name, without a record; False if it is there already, in whatever form.
 
         Raises FetchFailed if another file is there under that name. What was received is left to `discard`.
         """
         self.fs.seal(staged.path, shared=self._shared)
-        if self._place(staged.path, object_name(staged.digits)):
-            return True
-        self._check_same(staged)
-        return False
+        form = staged.compression
+        other = self._form_among(staged.digits, self._other_forms(form))
+        if other is not None or not self._place(staged.path, object_name(staged.digits, form)):
+            self._check_same(staged)
+            return False
+        if form:
+            self._received[staged.digits] = staged.bytes
+        return True
 
     def discard(self, staged: str) -> None:
         """Remove what is staged, or was left there."""
@@ -334,6 +346,8 @@ class Archive:
         if not form:
             return self._size_of(object_name(digits))
         recorded = self._recorded(digits)
+        if recorded is None:
+            recorded = self._received.get(digits)
         return sum(map(len, self.pieces(digits))) if recorded is None else recorded
 
     def has(self, digits: str) -> bool:
@@ -528,6 +542,14 @@ class Archive:
                 self.check(one)
             except CacheError as error:
                 yield error
+
+
+def staged_in(sink: Sink) -> Staged:
+    """What was written to a Sink of the archive, to the end."""
+    digests = sink.digests()
+    return Staged(
+        sink.path, digests[OBJECT], digests[CHECKSUM], sink.size, sink.kind, sink.stored, sink.stored_checksum
+    )
 
 
 def open_archive(store: Store, settings: Config) -> Archive:

@@ -235,7 +235,7 @@ class Files(NamedTuple):
             more=before.more if before else {},
         )
         if made != before:
-            marker.write(place, made)
+            marker.write(self.store.fs, place, made)
         return made
 
     def save_directory(
@@ -262,7 +262,7 @@ class Files(NamedTuple):
             name, added.sha256, added.bytes, False, comment, directory=True, more=before.more if before else {}
         )
         if made != before:
-            marker.write(place, made)
+            marker.write(self.store.fs, place, made)
         return made
 
     def entries(self, one: Marker) -> list[tuple[str, Marker]]:
@@ -306,7 +306,7 @@ class Files(NamedTuple):
         whole = digests.hexdigests()[OBJECT]
         parts = (*(part for part in one.parts if part.bytes), added)
         made = one._replace(sha256=whole, bytes=one.bytes + added.bytes, chunks=parts)
-        marker.write(place, made)
+        marker.write(self.store.fs, place, made)
         return made
 
     def comment(self, path: str, text: str) -> Marker:
@@ -316,7 +316,7 @@ class Files(NamedTuple):
         if not one.chunks:
             self.archive.add_record(one.sha256, Details(one.name, _by(), text, _project(place)))
         made = one._replace(comment=text)
-        marker.write(place, made)
+        marker.write(self.store.fs, place, made)
         return made
 
     def record(self, digits: str, comment: str) -> Record:
@@ -330,29 +330,29 @@ class Files(NamedTuple):
         `hold`: takes a lease that lasts. Without one, nothing would keep the target of a link. Raises CacheError if the
         file has changed.
         """
-        draft = marker.draft_of(path)
+        fs, draft = self.store.fs, marker.draft_of(path)
         if hold is not None:
             lease = hold(objects.request(digits))
             try:
-                os.symlink(lease.place.payload, draft)
+                fs.symlink(lease.place.payload, draft)
                 check_unchanged(path, before)
-                os.replace(draft, path)
+                fs.rename(draft, path)
             except BaseException:
-                _unlink(draft)
+                marker.remove(fs, draft)
                 lease.release()
                 raise
             return Sharing.LINK
         held, form = self.lease(digits)
         try:
-            with held as payload, open(payload, "rb", buffering=0) as source, open(draft, "xb") as file:
-                if form or not self.store.fs.clone(source.fileno(), file.fileno()):
+            with held as payload, open(payload, "rb", buffering=0) as source, marker.created(fs, draft) as fd:
+                if form or not fs.clone(source.fileno(), fd):
                     return Sharing.COPY
-                os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
-                os.utime(file.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
+                os.fchmod(fd, stat.S_IMODE(before.st_mode))
+                os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
             check_unchanged(path, before)
-            os.replace(draft, path)
+            fs.rename(draft, path)
         finally:
-            _unlink(draft)
+            marker.remove(fs, draft)
         return Sharing.REFLINK
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -396,47 +396,47 @@ class Files(NamedTuple):
 
         If there is no room for it in the cache, or it is small and not there, it comes from the archive alone.
         """
-        draft = marker.draft_of(target)
+        fs, draft = self.store.fs, marker.draft_of(target)
         try:
             mode = 0o777 if (one.executable if executable is None else executable) else 0o666
-            with open(draft, "xb", opener=partial(os.open, mode=mode)) as file:
-                self._write_out(one, file)
+            with marker.created(fs, draft, mode) as fd:
+                self._write_out(one, fd)
             if one.chunks and _digest_of(draft) != one.sha256:
                 raise marker.damaged(one, target)
             if replace:
-                os.replace(draft, target)
+                fs.rename(draft, target)
             else:
                 try:
-                    os.link(draft, target)
+                    fs.link(draft, target)
                 except OSError as error:
                     if isinstance(error, FileExistsError) or os.path.lexists(target):
                         raise FileExistsError(error.errno, error.strerror, target) from error
-                    os.rename(draft, target)  # no hard links here
+                    fs.rename(draft, target)  # no hard links here
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(draft)
+            marker.remove(fs, draft)
 
     def _is_here(self, digits: str) -> bool:
         """Whether a listing shows a copy of an object, in whatever form."""
         keys = (objects.request(digits, form).key for form in self.archive.forms)
         return any(items.generations(self.store, key) for key in keys)
 
-    def _write_out(self, one: Marker, file: IO[bytes]) -> None:
+    def _write_out(self, one: Marker, fd: int) -> None:
+        fs = self.store.fs
         for part in one.parts:
             if 0 <= part.bytes <= _SMALL and not self._is_here(part.sha256):
                 for data in self.archive.pieces(part.sha256):
-                    file.write(data)
+                    fs.write(fd, data)
                 continue
             try:
                 lease, form = self.lease(part.sha256)
                 with lease as path, open(path, "rb", buffering=0) as source:
-                    if form or len(one.parts) > 1 or not self.store.fs.clone(source.fileno(), file.fileno()):
+                    if form or len(one.parts) > 1 or not fs.clone(source.fileno(), fd):
                         for data in unpacked(source, form):
-                            file.write(data)
+                            fs.write(fd, data)
             except NoSpace as error:
                 self.store.log.note(f"{error.message}; {objects.word(part.sha256)} is read from the archive alone")
                 for data in self.archive.pieces(part.sha256):
-                    file.write(data)
+                    fs.write(fd, data)
 
 
 def unpacked(file: io.FileIO, form: str) -> Iterator[bytes]:
@@ -487,11 +487,6 @@ def check_unchanged(path: str, before: os.stat_result) -> None:
     now = os.stat(path)
     if (now.st_ino, now.st_size, now.st_mtime_ns) != (before.st_ino, before.st_size, before.st_mtime_ns):
         raise CacheError(f"{printable(path)} has changed since it was saved", hint="save it again")
-
-
-def _unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
 
 
 def check_mode(mode: str) -> None:

@@ -11,9 +11,10 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import unique
 from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import CacheError, UsageError
@@ -28,6 +29,9 @@ SUFFIX = ".marker"
 
 #: Bytes of a marker. A larger file is not one.
 LARGEST = 1 << 20
+
+#: Bytes of a file that are read to see whether it may be a marker: all of most markers.
+_FIRST = 4096
 
 
 class NotMarker(UsageError):
@@ -130,8 +134,12 @@ def target_of(path: str, marker: Marker) -> str:
 
 def read(path: str) -> Marker:
     """The marker in a file. Raises NotMarker, UsageError or OSError."""
-    with open(path, "rb") as file:
-        data = file.read(LARGEST + 1)
+    with open(path, "rb", buffering=0) as file:
+        data = file.read(_FIRST)
+        if data[:1] not in (b"{", b"<", b" ", b"\n", b"\t", b"\r"):  # nor is it JSON, or a conflict
+            raise NotMarker(f"{printable(path)} is not a marker")
+        while _FIRST <= len(data) <= LARGEST and (more := file.read(LARGEST)):
+            data += more
     if len(data) > LARGEST:
         raise NotMarker(f"{printable(path)} is not a marker")
     return Marker.decode(data.decode("utf-8", "surrogateescape"), path)
@@ -140,9 +148,6 @@ def read(path: str) -> Marker:
 def read_if_marker(path: str) -> Marker | None:
     """The marker in a file; None if the file is something else. Looks at its first bytes only, unless they fit."""
     try:
-        with open(path, "rb") as file:
-            if file.read(1) not in (b"{", b"<"):
-                return None
         return read(path)
     except (NotMarker, OSError):
         return None
@@ -164,26 +169,40 @@ def find(path: str) -> tuple[str, Marker]:
         ) from error
 
 
-def write(path: str, marker: Marker) -> None:
+def write(fs: FileSystem, path: str, marker: Marker) -> None:
     """Write a marker, by one rename; the permissions of an earlier one are kept."""
-    replace(path, marker.encode().encode("utf-8", "surrogateescape"))
+    replace(fs, path, marker.encode().encode("utf-8", "surrogateescape"))
 
 
-def replace(path: str, data: bytes) -> None:
+def replace(fs: FileSystem, path: str, data: bytes) -> None:
     """Write a small file as a whole: a reader, or a crash, finds the earlier content or this."""
     draft = draft_of(path)
     try:
-        with open(draft, "xb") as file:
+        with created(fs, draft) as fd:
             with contextlib.suppress(FileNotFoundError):
-                os.fchmod(file.fileno(), os.stat(path).st_mode & 0o777)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+                os.fchmod(fd, os.stat(path).st_mode & 0o777)
+            fs.write(fd, data)
+            fs.sync(fd)
+        fs.rename(draft, path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
+        remove(fs, draft)
         raise
+
+
+@contextlib.contextmanager
+def created(fs: FileSystem, path: str, mode: int = 0o666) -> Iterator[int]:
+    """The descriptor of a new file, which is closed at the end."""
+    fd = fs.create(path, mode)
+    try:
+        yield fd
+    finally:
+        fs.close(fd)
+
+
+def remove(fs: FileSystem, draft: str) -> None:
+    """Remove a draft, if it is there and can be removed."""
+    with contextlib.suppress(OSError):
+        fs.unlink(draft)
 
 
 def draft_of(path: str) -> str:

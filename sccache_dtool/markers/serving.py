@@ -23,7 +23,7 @@ from sccache_dtool.fetch import objects
 from sccache_dtool.fetch.objects import DIGITS
 from sccache_dtool.fetch.reasons import plain, why
 from sccache_dtool.fetch.request import OBJECT
-from sccache_dtool.markers.archive import CHECKSUM, LONGEST_COMMENT, Archive, Details, Record, Staged
+from sccache_dtool.markers.archive import LONGEST_COMMENT, Archive, Details, Record, staged_in
 
 #: Entries of the index in one answer, at most.
 MOST_ENTRIES = 1000
@@ -161,17 +161,19 @@ class Upload:
 
     def finish(self) -> Answer:
         """Give the object its name: 201, or 200 if it was there. Raises Refused if it is not what was announced."""
-        found, size = self._sink.digests(), self._sink.size
+        self._sink.finish()
+        staged = staged_in(self._sink)
         self._written.close()
+        size = staged.bytes
         if size != self._length:
             raise Refused(HTTPStatus.BAD_REQUEST, f"{size} bytes came of the {self._length} announced")
-        if found[OBJECT] != self._digits:
+        if staged.digits != self._digits:
             raise Refused(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
-                f"what came has {OBJECT} {found[OBJECT]}, and not {self._digits}",
+                f"what came has {OBJECT} {staged.digits}, and not {self._digits}",
                 hint="send it again; nothing was stored",
             )
-        is_new = self._archive.accept(Staged(self._sink.path, found[OBJECT], found[CHECKSUM], size))
+        is_new = self._archive.accept(staged)
         document = {"id": objects.word(self._digits), "bytes": size}
         return Answer(HTTPStatus.CREATED if is_new else HTTPStatus.OK, {"ETag": f'"{self._digits}"'}, document)
 

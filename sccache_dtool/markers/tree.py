@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from sccache_dtool.disk.filesystem import CHUNK
+from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import CacheError, Expected, UsageError, translate
 from sccache_dtool.markers import marker
@@ -102,15 +102,17 @@ class Memory:
     One file for each directory, in ~/.local/state. It only saves work: what it does not say is hashed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fs: FileSystem) -> None:
+        self._fs = fs
         state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
         self._home = f"{state}/sc-dtool/files" if os.path.isabs(state) else None
         self._known: dict[str, dict[str, list[object]]] = {}
         self._changed: set[str] = set()
+        self._real: dict[str, str] = {}  # the real paths of directories
 
     def digest(self, path: str, status: os.stat_result, *, read: bool = False) -> str:
         """The SHA-256 of a file with this status. `read`: whatever is known of it. Raises OSError."""
-        directory, name = os.path.split(os.path.realpath(path))
+        directory, name = self._place_of(path)
         known = self._of(directory)
         mark = _mark(status)
         found = known.get(name)
@@ -127,6 +129,15 @@ class Memory:
             self._changed.add(directory)
         return digits
 
+    def _place_of(self, path: str) -> tuple[str, str]:
+        """The directory that a file is in, without links in its path, and its name."""
+        if os.path.islink(path):
+            path = os.path.realpath(path)
+        directory, name = os.path.split(path)
+        if directory not in self._real:
+            self._real[directory] = os.path.realpath(directory)
+        return self._real[directory], name
+
     def keep(self) -> None:
         """Write down what is known by now."""
         for directory in self._changed:
@@ -134,7 +145,7 @@ class Memory:
             with contextlib.suppress(OSError):
                 if path is not None:
                     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-                    marker.replace(path, json.dumps(self._known[directory]).encode())
+                    marker.replace(self._fs, path, json.dumps(self._known[directory]).encode())
         self._changed.clear()
 
     def _of(self, directory: str) -> dict[str, list[object]]:
@@ -164,7 +175,9 @@ def state_of(one: Marked, memory: Memory, archive: Archive | None = None, *, rea
     `read`: read the file, even if it has not changed since it was read.
     """
     try:
-        status = os.stat(one.target) if _is_link_into_cache(one.target) else os.lstat(one.target)
+        status = os.lstat(one.target)
+        if stat.S_ISLNK(status.st_mode) and _is_link_into_cache(one.target):
+            status = os.stat(one.target)
     except FileNotFoundError:
         if archive is not None and not all(archive.has(part.sha256) for part in one.marker.parts):
             return State.LOST
@@ -229,7 +242,7 @@ def _restore(files: Files, one: Marked, memory: Memory, within: str, force: bool
             hint="to keep the file as it is: sc-dtool save; to replace it: sc-dtool marker restore --force",
         )
     if within:
-        _make_directories(within, os.path.dirname(one.target))
+        _make_directories(files.store.fs, within, os.path.dirname(one.target))
     try:
         files.copy_out(one.marker, one.target, replace=force or _is_link_into_cache(one.target))
     except CacheError as error:
@@ -238,20 +251,20 @@ def _restore(files: Files, one: Marked, memory: Memory, within: str, force: bool
     return True
 
 
-def _make_directories(within: str, directory: str) -> None:
+def _make_directories(fs: FileSystem, within: str, directory: str) -> None:
     """Make a directory below `within`. Raises OSError if a link leads out of it: no marker is trusted."""
     with Expected({errno.EEXIST}):
-        os.mkdir(within)
+        fs.mkdir(within)
     path = within
     for part in os.path.relpath(directory, within).split("/"):
         path = path if part == "." else f"{path}/{part}"
         with Expected({errno.EEXIST}):
-            os.mkdir(path)
+            fs.mkdir(path)
         if os.path.islink(path):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
 
 
-def ignore(path: str) -> None:
+def ignore(fs: FileSystem, path: str) -> None:
     """Add a file to the `.gitignore` of its directory, unless it is there."""
     directory, name = os.path.split(os.path.abspath(path.rstrip("/")))
     place = f"{directory}/.gitignore"
@@ -261,9 +274,9 @@ def ignore(path: str) -> None:
         line = f"/{escaped}".encode("utf-8", "surrogateescape")
         if line in text.splitlines():
             return
-        marker.replace(place, text + (b"" if not text or text.endswith(b"\n") else b"\n") + line + b"\n")
+        marker.replace(fs, place, text + (b"" if not text or text.endswith(b"\n") else b"\n") + line + b"\n")
         return
-    marker.replace(place, f"/{escaped}\n".encode("utf-8", "surrogateescape"))
+    marker.replace(fs, place, f"/{escaped}\n".encode("utf-8", "surrogateescape"))
 
 
 def digits_named(found: Iterable[Found]) -> set[str]:

@@ -178,6 +178,9 @@ def s3(directory: Path) -> Iterator[str]:
             yield "s3://shown"
         finally:
             del PUT[directory]
+            listed = client.get_paginator("list_objects_v2").paginate(Bucket="shown")
+            for one in [one for page in listed for one in page.get("Contents", [])]:  # the next server has them too
+                client.delete_object(Bucket="shown", Key=one["Key"])
 
 
 #: What has to be called after a file below a directory was written.

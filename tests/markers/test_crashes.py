@@ -51,7 +51,7 @@ def restore(cache: Cache, place: Path) -> Callable[[Cache], object]:
     def act(dying: Cache) -> object:
         (found,) = tree.find([str(place / "data.marker")])
         assert found.marked is not None
-        return tree.restore(dying.files, found.marked, Memory())
+        return tree.restore(dying.files, found.marked, Memory(dying.store.fs))
 
     return act
 

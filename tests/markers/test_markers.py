@@ -12,6 +12,7 @@ import pytest
 
 from faults import FakeClock
 from sccache_dtool.cache import Cache
+from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import CacheError, FetchFailed, UsageError
 from sccache_dtool.markers import marker, tree
 from sccache_dtool.markers.files import Files
@@ -26,7 +27,7 @@ def found_in(path: Path) -> list[Marked]:
 
 def states(files: Files, path: Path, **how: bool) -> dict[str, State]:
     """The states of the files of all markers, by their names."""
-    memory = Memory()
+    memory = Memory(FileSystem())
     result = {os.path.basename(one.target): tree.state_of_all(files, one, memory, **how) for one in found_in(path)}
     memory.keep()
     return result
@@ -34,7 +35,9 @@ def states(files: Files, path: Path, **how: bool) -> dict[str, State]:
 
 def restore(files: Files, path: Path, *, force: bool = False) -> list[CacheError]:
     """Restore all markers in a directory; what went wrong."""
-    results = [result for one in found_in(path) for _, result in tree.restore(files, one, Memory(), force=force)]
+    results = [
+        result for one in found_in(path) for _, result in tree.restore(files, one, Memory(FileSystem()), force=force)
+    ]
     return [one for one in results if isinstance(one, CacheError)]
 
 
@@ -176,26 +179,26 @@ def test_status_reads_a_file_again_only_if_it_may_have_changed(
     """`marker status` of a terabyte would take an hour each time, or say that a changed file is the same."""
     path = data / "data.csv"
     archived.save(path)
-    memory = Memory()
+    memory = Memory(FileSystem())
     digits = marker.read(f"{path}.marker").sha256
     monkeypatch.setattr(tree, "SETTLED", -1.0)
     assert memory.digest(str(path), os.lstat(path)) == digits
     memory.keep()
     (kept,) = (Path(os.environ["XDG_STATE_HOME"]) / "sc-dtool" / "files").glob("*.json")
     kept.write_text(kept.read_text().replace(digits, "0" * 64))
-    assert Memory().digest(str(path), os.lstat(path)) == "0" * 64
-    assert Memory().digest(str(path), os.lstat(path), read=True) == digits
+    assert Memory(FileSystem()).digest(str(path), os.lstat(path)) == "0" * 64
+    assert Memory(FileSystem()).digest(str(path), os.lstat(path), read=True) == digits
     path.write_bytes(b"9876543210")
-    assert Memory().digest(str(path), os.lstat(path)) not in (digits, "0" * 64)
+    assert Memory(FileSystem()).digest(str(path), os.lstat(path)) not in (digits, "0" * 64)
     kept.write_text("[")
-    assert Memory().digest(str(path), os.lstat(path)) not in (digits, "0" * 64)
+    assert Memory(FileSystem()).digest(str(path), os.lstat(path)) not in (digits, "0" * 64)
 
 
 def test_a_file_that_was_just_written_is_not_remembered(archived: Cache, data: Path) -> None:
     """A change of the same size within one tick of the clock would never be seen."""
     path = data / "data.csv"
     path.write_bytes(b"9876543210")
-    memory = Memory()
+    memory = Memory(FileSystem())
     memory.digest(str(path), os.lstat(path))
     memory.keep()
     assert not (Path(os.environ["XDG_STATE_HOME"]) / "sc-dtool" / "files").exists() or not any(
@@ -286,7 +289,7 @@ def test_parts_that_are_not_the_file_are_never_put_in_place(archived: Cache, dat
     archived.save(data / "data.csv")
     (data / "more").write_text("more")
     made = archived.files.append(str(data / "data.csv"), str(data / "more"))
-    marker.write(str(data / "data.csv.marker"), made._replace(chunks=made.chunks[::-1]))
+    marker.write(FileSystem(), str(data / "data.csv.marker"), made._replace(chunks=made.chunks[::-1]))
     (data / "data.csv").unlink()
     (error,) = restore(archived.files, data)
     assert "are not the file" in error.message
@@ -306,9 +309,9 @@ def test_comments_are_seen_by_all_projects(archived: Cache, data: Path, clock: F
 def test_gitignore_is_kept_in_order(data: Path) -> None:
     """Git would add the large file, or ignore others."""
     (data / ".gitignore").write_bytes(b"*.log")
-    tree.ignore(str(data / "data.csv"))
-    tree.ignore(str(data / "data.csv"))
-    tree.ignore(str(data / "a[1].csv"))
+    tree.ignore(FileSystem(), str(data / "data.csv"))
+    tree.ignore(FileSystem(), str(data / "data.csv"))
+    tree.ignore(FileSystem(), str(data / "a[1].csv"))
     assert (data / ".gitignore").read_bytes() == b"*.log\n/data.csv\n/a\\[1].csv\n"
 
 
@@ -335,7 +338,7 @@ def test_a_repository_is_cloned_and_restored(
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"%d" % number * 1000)
         archived.save(path)
-        tree.ignore(str(path))
+        tree.ignore(FileSystem(), str(path))
         content[path.relative_to(data)] = path.read_bytes()
     git("add", ".")
     git("commit", "-q", "-m", "data")

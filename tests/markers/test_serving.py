@@ -15,8 +15,10 @@ import requests
 
 import archiveserver
 from archiveserver import Server
-from faults import Failing
+from faults import Failing, FakeClock
 from sccache_dtool.cache import Cache
+from sccache_dtool.fetch.objects import object_name
+from sccache_dtool.markers import orphans
 from sccache_dtool.markers.archive import Archive, Details
 from waiting import wait_until
 
@@ -98,6 +100,49 @@ def test_an_upload_that_breaks_off_leaves_nothing(server: Server) -> None:
         wait_until(lambda: server.received == 5, "half of the upload is there")
     wait_until(lambda: files_in(server.archive) == before, "what was received is removed")
     assert list(server.archive.objects()) == []
+
+
+@pytest.mark.parametrize("compress", ["archive", "both"])
+def test_an_upload_is_stored_compressed_and_read_as_it_was(
+    with_archive: Callable[..., Cache], clock: FakeClock, compress: str
+) -> None:
+    """A served archive would fill its disk although it is to be compressed; or clients would get compressed bytes."""
+    data = b"".join(b"line %d\n" % number for number in range(200_000))
+    digits, wrong = hashlib.sha256(data).hexdigest(), "0" * 64
+    archive = with_archive(compress=f'"{compress}"').archive
+    with archiveserver.serve(archive) as server:
+        url = f"{server.url}/{digits}"
+        assert put(server, wrong, data).status_code == 422
+        assert files_in(archive) == []
+        assert [put(server, digits, data).status_code for _ in range(2)] == [201, 200]
+        name = object_name(digits, archive.forms[0])
+        assert files_in(archive) == [name] != [object_name(digits)]
+        assert Path(archive.url, name).stat().st_size < len(data) / 3
+        for _ in range(2):  # before there is a record, and after that
+            assert requests.head(url, timeout=30).headers["Content-Length"] == str(len(data))
+            assert requests.get(url, timeout=30).content == data
+            got = requests.get(url, headers={"Range": "bytes=1500000-1500009"}, timeout=30)
+            assert (got.status_code, got.content) == (206, data[1_500_000:1_500_010])
+            assert got.headers["Content-Range"] == f"bytes 1500000-1500009/{len(data)}"
+            assert requests.get(url, headers={"Range": "bytes=-5"}, timeout=30).content == data[-5:]
+            assert requests.get(url, headers={"Range": f"bytes={len(data)}-"}, timeout=30).status_code == 416
+            requests.post(f"{server.url[:-7]}index/{digits}", json={"name": "lines", "random": "1" * 16}, timeout=30)
+        (record,) = archive.records()
+        assert record.bytes == len(data)
+        other = Path(archive.url, object_name(DIGITS))  # as it was stored before the setting was changed
+        other.parent.mkdir(exist_ok=True)
+        other.write_bytes(DATA)
+        assert put(server).status_code == 200
+        assert put(server, DIGITS, b"x" * 10).status_code == 422
+        assert files_in(archive).count(object_name(DIGITS)) == 1
+        assert object_name(DIGITS, archive.forms[0]) not in files_in(archive)
+    clock.let_pass(8 * 86400)
+    assert sorted(orphans.find(archive, {DIGITS})) == [(digits, len(data))]
+    assert orphans.remove(archive, digits)
+    assert list(archive.objects()) == [DIGITS]
+    clock.let_pass(8 * 86400)
+    assert orphans.empty_trash(archive) == 1
+    assert archive.staged() == archive.trashed() == []
 
 
 def test_two_uploads_of_one_object_at_once(server: Server) -> None:

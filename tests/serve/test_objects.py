@@ -62,6 +62,18 @@ def test_what_goes_up_comes_down(client: Client, archive: Path) -> None:
     assert (again.code, len(client.get("//index").json["entries"])) == (200, 1)
 
 
+def test_an_upload_is_stored_as_the_settings_say(client: Client, archive: Path, layout: Layout) -> None:
+    """A service whose archive is to be compressed would store plain files, or send compressed ones."""
+    Path(layout.config_file).write_text(f'[archive]\nurl = "{archive}"\ncompress = "archive"\n')
+    path = f"//objects/{DIGITS}"
+    assert [client.put(path, body=DATA).code for _ in range(2)] == [201, 200]
+    (stored,) = files(archive)
+    assert stored.partition(".")[2] in ("zst", "zip")
+    assert client.ask("HEAD", path).headers["content-length"] == "1000"
+    assert client.get(path).body == DATA
+    assert client.get(path, headers={"range": "bytes=5-9"}).body == b"56789"
+
+
 @pytest.mark.parametrize("digits", ["x", "0" * 63, DIGITS.upper(), "..", f"{DIGITS}.zip"])
 def test_a_name_that_is_not_a_digest(client: Client, archive: Path, digits: str) -> None:
     """A client could write another file of the host."""
