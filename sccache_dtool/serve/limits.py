@@ -15,6 +15,9 @@ from sccache_dtool.serve.answers import Refused, refusal
 UPLOADS = "/objects/"
 
 
+_CLOSE = {"Connection": "close"}
+
+
 class Bounds(NamedTuple):
     """What a client may take up. Sizes in bytes, times in seconds."""
 
@@ -40,6 +43,12 @@ class Limits:
         is_upload = scope["path"].startswith(UPLOADS) and scope["method"] == "PUT"
         headers = dict(scope["headers"])
         announced = headers.get(b"content-length", b"0")
+        if b"transfer-encoding" in headers and b"content-length" in headers:
+            # A proxy may go by the other one, and take the rest of this request for the next one.
+            await refusal(Refused(400, "both Content-Length and Transfer-Encoding", "send one of them", _CLOSE))(
+                scope, receive, send
+            )
+            return
         if not is_upload and (not announced.isdigit() or int(announced) > bounds.body):
             await refusal(_too_large(bounds.body))(scope, receive, send)
             return

@@ -192,4 +192,4 @@ def test_without_jinja_it_says_how_to_install_it(cache: Cache, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(UsageError, match="Jinja2, which is not installed") as error:
         report.render(cache)
-    assert error.value.hint == "install it: pip install 'sccache-dtool[report]'"
+    assert error.value.hint == "install it: pip install 'Jinja2>=3.1'"
