@@ -28,6 +28,10 @@ from sccache_dtool.serve.limits import Bounds
 _FIRST_FD = 3
 _FDS, _FDS_PID = "LISTEN_FDS", "LISTEN_PID"
 
+#: Connections that are accepted before those that are too many are refused. asyncio takes all of a backlog at once, and
+#: complains about each for which there is no descriptor.
+_AT_ONCE = 16
+
 #: Descriptors that a connection takes during a download, and that the server itself takes.
 _DESCRIPTORS, _OWN_DESCRIPTORS = 4, 64
 
@@ -157,6 +161,8 @@ class _Server(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so."""
         await super().startup(sockets)
+        for one in sockets or ():
+            one.listen(_BACKLOG)
         self._on_start()
 
 
@@ -186,7 +192,7 @@ def make_server(app: Any, bounds: Bounds, on_start: Callable[[], None] = lambda:
         h11_max_incomplete_event_size=bounds.header,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=5,
-        backlog=_BACKLOG,
+        backlog=_AT_ONCE,
         proxy_headers=False,
     )
     return _Server(config, on_start)

@@ -344,3 +344,13 @@ def test_archives_that_nobody_waits_for(served: Socket, cached: Callable[[int], 
     for _ in range(30):
         served.raw(request).close()
     wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before + 2, "descriptors are left open")
+
+
+def test_a_refusal_reaches_a_client_that_is_still_sending(served: Socket) -> None:
+    """A client would see a broken connection, and never learn that its request is not allowed, or why."""
+    head = b"POST /api/v1/dm/session HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 4\r\n\r\n"
+    for _ in range(20):
+        with served.raw(head + b"[") as connection:
+            assert not select.select([connection], [], [], 0.02)[0]  # no answer yet
+            connection.sendall(b"12]")
+            assert connection.recv(12) == b"HTTP/1.1 400"
