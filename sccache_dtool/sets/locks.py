@@ -51,6 +51,9 @@ HELD, WAITING, TRANSFERRING = "held", "waiting", "transferring"
 #: What makes the request of an entry of a data set.
 RequestOf = Callable[[Entry], "Request"]
 
+#: Times that a lock is looked for whose holder is there.
+_LOOKS = 5
+
 #: States in which locks are listed, and those of a single one that was asked for.
 STATES = (HELD, WAITING, TRANSFERRING)
 
@@ -367,6 +370,17 @@ def show(store: Store, id: str) -> Lock:
     lease = LeaseName.parse(id)
     if lease is None:
         raise _no_lock(store, id)
+    for _ in range(_LOOKS):
+        found, is_there = _seen(store, lease)
+        if found is not None:
+            return found
+        if not is_there:
+            break
+    raise _no_lock(store, id)
+
+
+def _seen(store: Store, lease: LeaseName) -> tuple[Lock | None, bool]:
+    """A lock, and whether its holder is there. Both looks miss one that is taken between them: look again."""
     with reaping.open_judge(store, glance=True) as judge:
         reader = _Reader(store, judge)
         record = judge.holder(lease.holder)[0] if lease.holder in judge.listing.present else None
@@ -378,19 +392,19 @@ def show(store: Store, id: str) -> Lock:
         for key in keys or items.keys(store):
             for held in items.look(store, key, uses=False).held:
                 if held.lease == lease or (alone and held.lease and held.lease.holder == lease.holder):
-                    return reader.lock(held)
+                    return reader.lock(held), True
         if record is not None:
             for lock in reader.not_held(set()):
                 if lock.id.startswith(f"{lease.holder}."):
-                    return lock
+                    return lock, True
     failed = _failure(store, lease.holder)
     if failed is not None:
-        return failed
+        return failed, True
     for key in itertools.chain(keys, items.keys(store)):  # it may have been taken out of its session by force
         ended = _ended(store, key, lease)
         if ended is not None:
-            return ended
-    raise _no_lock(store, id)
+            return ended, True
+    return None, record is not None
 
 
 def _failure(store: Store, holder: str) -> Lock | None:
