@@ -129,7 +129,7 @@ def _download(served: _Served, path: str, size: int) -> float:
     begin = time.perf_counter()
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(served.path)
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         if _drain(connection) < size:
             raise RuntimeError("the download is too short")
     return time.perf_counter() - begin

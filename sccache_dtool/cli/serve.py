@@ -18,9 +18,6 @@ from sccache_dtool.extras import to_install
 if TYPE_CHECKING:
     import socket
 
-#: Names of this host that `Host` may always have over TCP.
-_OWN_NAMES = ("localhost", "127.0.0.1", "::1")
-
 _users = functools.partial(click.option, multiple=True, metavar="USER")
 
 
@@ -29,9 +26,12 @@ _users = functools.partial(click.option, multiple=True, metavar="USER")
 @click.option("--listen", metavar="HOST:PORT", help="Listen on TCP, for whoever has the token.")
 @click.option("--anywhere", is_flag=True, help="Accept an address for --listen that other hosts can reach.")
 @click.option("--token-file", metavar="FILE", help="The file with the token. Created if it is missing.")
-@click.option("--host-name", "names", multiple=True, metavar="NAME", help="A name of this host for TCP. Repeatable.")
+@click.option(
+    "--host-name", "names", multiple=True, metavar="NAME", help="A name by which clients know this server. Repeatable."
+)
 @_users("--readers", help="A user who may read over the Unix socket; * means all. Repeatable.")
 @_users("--writers", help="A user who may also have sessions and add objects; * means all. Repeatable.")
+@click.option("--sources", multiple=True, metavar="URL", help="Writers may only add items below this URL. Repeatable.")
 @click.option("--allow-changes", is_flag=True, help="Allow requests that change something.")
 @click.option("--allow-clear", is_flag=True, help="Also allow the removal of all idle items at once.")
 @common_options()
@@ -45,6 +45,7 @@ def serve_command(
     names: tuple[str, ...],
     readers: tuple[str, ...],
     writers: tuple[str, ...],
+    sources: tuple[str, ...],
     allow_changes: bool,
     allow_clear: bool,
 ) -> None:
@@ -61,7 +62,7 @@ def serve_command(
     """
     try:
         from sccache_dtool.serve import listening
-        from sccache_dtool.serve.access import Allowed
+        from sccache_dtool.serve.access import OWN_NAMES, Allowed
         from sccache_dtool.serve.app import App
         from sccache_dtool.serve.limits import Bounds
     except ModuleNotFoundError as error:
@@ -72,6 +73,8 @@ def serve_command(
         raise UsageError("--socket and --listen cannot be combined", hint="run two servers: they share nothing")
     if allow_clear and not allow_changes:
         raise UsageError("--allow-clear needs --allow-changes")
+
+    below = tuple(_canonical(url) for url in sources)
 
     def make_cache(**more: Any) -> Cache:
         return call.cache(**{"progress": None, "on_scan": None, **more})
@@ -85,13 +88,13 @@ def serve_command(
         over_tcp = [one for one in found if not listening.is_unix(one)]
         token = _token(token_file or _default_token_file(os.environ), call) if over_tcp or token_file else None
         hosts = frozenset(
-            name.lower() for name in (*_OWN_NAMES, *names, *(str(one.getsockname()[0]) for one in over_tcp))
+            name.lower() for name in (*OWN_NAMES, *names, *(str(one.getsockname()[0]) for one in over_tcp))
         )
-        allowed = Allowed(allow_changes, allow_clear, frozenset(readers), frozenset(writers), token, hosts)
+        allowed = Allowed(allow_changes, allow_clear, frozenset(readers), frozenset(writers), token, hosts, below)
         app = App(make_cache, allowed)
         server = listening.make_server(
             app,
-            Bounds(),
+            listening.within_descriptors(Bounds()),
             lambda: call.out.result("serving", {"addresses": shown}, *(f"serving {one}" for one in shown)),
         )
         shown = [listening.shown(one) for one in found]
@@ -112,6 +115,17 @@ def _listening(
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise UsageError(f"{listen!r} is not an address and a port", hint="give --listen 127.0.0.1:8080")
     return tcp_socket(host.strip("[]") or "127.0.0.1", int(port), anywhere=anywhere)
+
+
+def _canonical(url: str) -> str:
+    from sccache_dtool.fetch.stack import parse_stack
+    from sccache_dtool.serve.data_manager import FOR_EVERYBODY
+
+    (chain, *more) = parse_stack([url]).chains
+    (source, *mirrors) = chain.mirrors
+    if more or mirrors or chain.steps or source.scheme not in FOR_EVERYBODY or "?" in source.canonical:
+        raise UsageError(f"{url!r} is not a URL of the web", hint="give --sources https://data.example.org/public/")
+    return source.canonical
 
 
 def _default_token_file(environ: Mapping[str, str]) -> str:

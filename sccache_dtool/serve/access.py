@@ -27,6 +27,12 @@ _PEER = "sc_dtool_peer"
 #: Where a request finds its service.
 SERVICE = "sc_dtool_service"
 
+#: Names of this host that `Host` may always have.
+OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+#: Headers that decide who may do what: given twice, a proxy and this server could each go by another one.
+_DECIDING = (b"host", b"origin", b"authorization", b"girder-token")
+
 #: Stands for all users in `Allowed.readers` and `Allowed.writers`.
 EVERYBODY = "*"
 
@@ -39,7 +45,8 @@ class Allowed(NamedTuple):
     readers: frozenset[str] = frozenset()  # users who may read over a Unix socket, beside the server's own
     writers: frozenset[str] = frozenset()  # users who may have sessions of their own
     token: bytes | None = None  # what must be shown over TCP
-    hosts: frozenset[str] = frozenset()  # what may be in `Host` over TCP, in lower case, without the port
+    hosts: frozenset[str] = OWN_NAMES  # what may be in `Host`, in lower case, without the port
+    sources: tuple[str, ...] = ()  # below which URLs other users may have items fetched; empty: all of the web
 
 
 class Peer(NamedTuple):
@@ -72,9 +79,10 @@ class Gate:
         await self._app(scope, receive, send)
 
     def _peer(self, scope: Scope) -> Peer:
+        headers = self._checked(scope)
         uid = scope.get("state", {}).get(UID)
         if uid is None:
-            return self._with_token(scope)
+            return self._with_token(headers)
         if uid in (0, os.geteuid()):
             return Peer(user_name(), True, True)
         user, allowed = user_name(uid), self._allowed
@@ -83,15 +91,26 @@ class Gate:
             raise Refused(403, f"user {user} may not use this server", "its user can allow it with --readers")
         return Peer(user, False, may_write)
 
-    def _with_token(self, scope: Scope) -> Peer:
+    def _checked(self, scope: Scope) -> dict[bytes, bytes]:
+        """The headers that decide. Raises Refused for what a page of another site makes a browser send.
+
+        That concerns Unix sockets, too: ssh forwards them to ports of the user's own computer.
+        """
         headers: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
-            if headers.setdefault(name, value) != value:
-                raise Refused(400, f"two different headers {name.decode('latin-1')[:40]!r}", "send each header once")
+            if name in _DECIDING and headers.setdefault(name, value) != value:
+                raise Refused(400, f"two different headers {name.decode()!r}", "send each header once")
         # A page of another site that makes its name lead here (DNS rebinding) has that name in `Host`.
         host = headers.get(b"host", b"").decode("latin-1").lower()
         if _without_port(host) not in self._allowed.hosts:
             raise Refused(400, "the server has another name than the one in `Host`", "allow it with --host-name")
+        # A page of another site may also send a form here. Browsers then say where the page is from.
+        origin = headers.get(b"origin", b"").decode("latin-1").lower()
+        if origin and origin.partition("://")[2] != host:
+            raise Refused(403, "the request comes from a page of another site", "send no `Origin`")
+        return headers
+
+    def _with_token(self, headers: dict[bytes, bytes]) -> Peer:
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         given = token.strip() if scheme.lower() == b"bearer" else headers.get(b"girder-token", b"")
         if self._allowed.token is None or not hmac.compare_digest(given, self._allowed.token):

@@ -11,12 +11,13 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import TypeAdapter
 
 from sccache_dtool import __version__
 from sccache_dtool.cache import Cache
 from sccache_dtool.serve import data_manager, look, lots, objects
 from sccache_dtool.serve.access import SERVICE, Allowed, Gate, Scope
-from sccache_dtool.serve.answers import add_handlers
+from sccache_dtool.serve.answers import Error, add_handlers
 from sccache_dtool.serve.fetches import Fetches
 from sccache_dtool.serve.limits import Bounds, Limits
 from sccache_dtool.serve.service import Service
@@ -77,6 +78,7 @@ def _documented(app: FastAPI) -> dict[str, Any]:
     components = made.setdefault("components", {})
     for name in ("HTTPValidationError", "ValidationError"):
         components.get("schemas", {}).pop(name, None)
+    components.setdefault("schemas", {})[Error.__name__] = TypeAdapter(Error).json_schema()
     components["securitySchemes"] = {
         "token": {"type": "http", "scheme": "bearer", "description": "Over TCP only"},
         "girderToken": {"type": "apiKey", "in": "header", "name": "Girder-Token", "description": "Over TCP only"},

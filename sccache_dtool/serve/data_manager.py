@@ -20,12 +20,13 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.disk.names import FAILED, RELEASED, is_key, key_label
 from sccache_dtool.errors import GONE, CacheError, DoesNotExist, Expected, LeaseLost, UsageError
 from sccache_dtool.fetch.reasons import plain
+from sccache_dtool.fetch.request import DatasetRequest
 from sccache_dtool.fetch.request import Request as ItemRequest
 from sccache_dtool.fetch.transfers import TransferState
 from sccache_dtool.serve import files, shapes
 from sccache_dtool.serve.access import Owning, Peer, Reading, Writing
 from sccache_dtool.serve.answers import NotReady, Refused, errors
-from sccache_dtool.serve.service import cache_of, service_of
+from sccache_dtool.serve.service import Service, cache_of, service_of
 from sccache_dtool.serve.shapes import (
     FOLDER,
     ITEM,
@@ -38,7 +39,8 @@ from sccache_dtool.serve.shapes import (
     TransferDocument,
 )
 from sccache_dtool.sets import locks, sessions
-from sccache_dtool.sets.locks import HELD, Lock
+from sccache_dtool.sets.handle import Session
+from sccache_dtool.sets.locks import HELD, Begun, Lock
 from sccache_dtool.sets.sessions import Entry, Object, SessionFacts
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ _OLD = 60.0
 _LONGEST_TEXT = 100
 
 #: What a user other than the server's may have fetched: never what the server can read, and they cannot.
-_FOR_EVERYBODY = ("http", "https")
+FOR_EVERYBODY = ("http", "https")
 
 Flag = Annotated[str | None, Query(description="Set if it is present, unless it is `false` or `0`.")]
 DataSetText = Annotated[str | None, Query(alias="dataSet", description='JSON: `[{"itemId": "…", "mountPath": "/…"}]`')]
@@ -81,7 +83,9 @@ def _is_set(flag: str | None) -> bool:
 # -- sessions ----------------------------------------------------------------------------------------------------------
 
 
-def _data_set(cache: Cache, peer: Peer, text: str | None, body: SessionBody | None) -> tuple[Entry, ...]:
+def _data_set(
+    service: Service, cache: Cache, peer: Peer, text: str | None, body: SessionBody | None
+) -> tuple[Entry, ...]:
     """The entries that a request gives. Raises UsageError."""
     found: Any = body.get("dataSet") if body else None
     if text is not None:
@@ -97,11 +101,11 @@ def _data_set(cache: Cache, peer: Peer, text: str | None, body: SessionBody | No
     for one in found:
         if not (isinstance(one, dict) and all(isinstance(one.get(key), str) for key in ("itemId", "mountPath"))):
             raise UsageError("an entry of dataSet has no itemId or no mountPath", hint="both are texts")
-        made += _entries(cache, peer, one["itemId"], one["mountPath"])
+        made += _entries(service, cache, peer, one["itemId"], one["mountPath"])
     return sessions.normal(made)
 
 
-def _entries(cache: Cache, peer: Peer, word: str, mount: str) -> Iterable[Entry]:
+def _entries(service: Service, cache: Cache, peer: Peer, word: str, mount: str) -> Iterable[Entry]:
     sessions.parts_of(mount)
     try:
         words = shlex.split(word)
@@ -110,27 +114,42 @@ def _entries(cache: Cache, peer: Peer, word: str, mount: str) -> Iterable[Entry]
     if not words or "\0" in word:
         raise UsageError("an itemId is empty", hint="give an id, a name, or a source with its steps")
     if not peer.is_owner:
-        _check_source(cache, peer, words)
+        _check_source(service, cache, peer, words)
     return cache.entries_used(words, mount)
 
 
-def _check_source(cache: Cache, peer: Peer, words: list[str]) -> None:
+def _check_source(service: Service, cache: Cache, peer: Peer, words: list[str]) -> None:
     """Raise Refused for what would be read with the rights of the server's user."""
     try:
         request = cache.request(words)
     except CacheError:
         return  # the words are those of an item in the cache, or mean nothing
-    if isinstance(request, ItemRequest) and cache.has(request.key):
+    if not (isinstance(request, ItemRequest) and cache.has(request.key)):
+        _check_fetch(service, peer, request)
+
+
+def _check_fetch(service: Service, peer: Peer, request: ItemRequest | DatasetRequest) -> None:
+    """Raise Refused if this user may not have something fetched."""
+    if peer.is_owner:
         return
-    is_open = isinstance(request, ItemRequest) and all(
-        one.scheme in _FOR_EVERYBODY for chain in request.stack.chains for one in chain.mirrors
+    below = service.allowed.sources
+    sources = (
+        [one for chain in request.stack.chains for one in chain.mirrors] if isinstance(request, ItemRequest) else []
     )
-    if not is_open:
+    where = f"below {' and '.join(below)}" if below else "of the web"
+    if not sources or not all(
+        one.scheme in FOR_EVERYBODY and (not below or any(_is_below(one.canonical, url) for url in below))
+        for one in sources
+    ):
         raise Refused(
             403,
-            f"user {peer.user} may add items of the web, and such as are in the cache",
+            f"user {peer.user} may add items {where}, and such as are in the cache",
             "fetch it with sc-dtool use",
         )
+
+
+def _is_below(url: str, top: str) -> bool:
+    return url == top or url.startswith(f"{top.rstrip('/')}/")
 
 
 def _own(cache: Cache, peer: Peer, id: str) -> SessionFacts:
@@ -154,7 +173,7 @@ def create_session(
     The session lasts until it is deleted.
     """
     cache = cache_of(request)
-    entries = _data_set(cache, peer, data_set, body)
+    entries = _data_set(service_of(request), cache, peer, data_set, body)
     label = (body or {}).get("taleId", "") if tale is None else tale
     if len(label) > _LONGEST_TEXT or not label.isprintable():
         raise UsageError(f"a taleId has at most {_LONGEST_TEXT} printable characters")
@@ -199,7 +218,7 @@ def change_session(
     """Replace the data set of a session; `seq` grows by one. 409 if an item would be removed that is locked."""
     cache = cache_of(request)
     _own(cache, peer, id)
-    entries = _data_set(cache, peer, data_set, body)
+    entries = _data_set(service_of(request), cache, peer, data_set, body)
     return shapes.session(cache.session(id).edit(lambda before: entries), peer)
 
 
@@ -298,19 +317,29 @@ def create_lock(
     if ownerId is not None and not ownerId.isprintable():
         raise UsageError("an ownerId has printable characters only")
     service = service_of(request)
-    cache, fetches = service.cache(progress=service.fetches), service.fetches
+    cache = service.cache(progress=service.fetches)
     facts = _own(cache, peer, sessionId)
     session = cache.session(sessionId)
     begun = session.begin_lock(_word_in(cache, facts, itemId), ownerId)
     taken = session.finish_if_cached(begun)
     try:
         if taken is None:
-            fetches.begin(session, begun)
+            _begin_fetch(service, peer, session, begun)
         return shapes.lock(locks.show(cache.store, begun.id), facts, peer)
     except BaseException:
         if taken is not None:  # a client that has not got the id cannot release the lock
             taken.release()
         raise
+
+
+def _begin_fetch(service: Service, peer: Peer, session: Session, begun: Begun) -> None:
+    """Fetch for a lock. What its session says may be older than the server, or be written beside it. Raises Refused."""
+    try:
+        _check_fetch(service, peer, begun.request)
+    except Refused:
+        begun.abandon()
+        raise
+    service.fetches.begin(session, begun)
 
 
 def _word_in(cache: Cache, facts: SessionFacts, item: str) -> str:
@@ -352,7 +381,9 @@ def release_lock(id: str, request: Request, peer: Writing) -> None:
     """Release a lock. Releasing it twice is not an error."""
     cache = cache_of(request)
     found, session = _lock(cache, id)
-    if found.state == HELD and not (peer.is_owner or (session is not None and peer.owns(session.user))):
+    if found.state not in (RELEASED, FAILED) and not (
+        peer.is_owner or (session is not None and peer.owns(session.user))
+    ):
         raise Refused(403, f"lock {id} is of a session of another user", "only its owner may release it")
     locks.release(cache.store, id)
 

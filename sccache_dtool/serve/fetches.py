@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
-from sccache_dtool.errors import CacheError
+from sccache_dtool.errors import CacheError, LeaseLost
 from sccache_dtool.log import Log
 from sccache_dtool.serve.answers import Refused, of_os
 from sccache_dtool.sets.handle import Session
@@ -69,6 +69,8 @@ class Fetches:
             try:
                 self._check()
                 session.finish_lock(begun)
+            except LeaseLost:
+                begun.abandon()  # its session has ended, which is no fault of the source
             except (CacheError, OSError) as error:
                 begun.note_failure(of_os(error) if isinstance(error, OSError) else error)
             except _Stopped:

@@ -240,21 +240,19 @@ async def _until_writable(out: socket.socket, protocol: Any) -> None:
 def tar(store: Store, payload: str, inner: str, name: str) -> Response:
     """All that is at a path in a payload, as a tar archive made while it is sent."""
     store.fs.lstat("/".join((payload, *inner.strip("/").split("/"))) if inner.strip("/") else payload)
-    receiver, sender = os.pipe()
     failed: list[BaseException] = []
 
-    def write() -> None:
+    def write(sender: int) -> None:
         try:
             with io.FileIO(sender, "w") as out:
                 locks.write_tar(store, payload, inner, io.BufferedWriter(out, _PIECE))
         except BaseException as error:  # BrokenPipeError: nobody reads it any more
             failed.append(error)
 
-    thread = threading.Thread(target=write, name="sc-dtool tar", daemon=True)
-
     async def pieces() -> AsyncIterator[bytes]:
+        receiver, sender = os.pipe()  # not before: nobody would close them if the client is gone already
         with io.FileIO(receiver, "r") as reader:
-            thread.start()
+            threading.Thread(target=write, args=(sender,), name="sc-dtool tar", daemon=True).start()
             while data := await run_in_threadpool(reader.read, _PIECE):
                 yield data
         if failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,12 @@ from sccache_dtool.serve.answers import Refused, refusal
 
 #: The path below which bodies may have any size: they are not kept in memory. Their route bounds them.
 UPLOADS = "/objects/"
+
+
+#: Bytes of an upload that is refused, and seconds, in which the rest of a request is read before its answer is sent.
+_SHORT, _REST = 64 << 10, 1.0
+
+_CLOSE = {"Connection": "close"}
 
 
 class Bounds(NamedTuple):
@@ -40,9 +47,16 @@ class Limits:
         is_upload = scope["path"].startswith(UPLOADS) and scope["method"] == "PUT"
         headers = dict(scope["headers"])
         announced = headers.get(b"content-length", b"0")
+        if b"transfer-encoding" in headers and b"content-length" in headers:
+            # A proxy may go by the other one, and take the rest of this request for the next one.
+            await refusal(Refused(400, "both Content-Length and Transfer-Encoding", "send one of them", _CLOSE))(
+                scope, receive, send
+            )
+            return
         if not is_upload and (not announced.isdigit() or int(announced) > bounds.body):
             await refusal(_too_large(bounds.body))(scope, receive, send)
             return
+        is_short = b"expect" not in headers and (not is_upload or (announced.isdigit() and int(announced) <= _SHORT))
         came, deadline = 0, loop.time() + bounds.patience
         pending = announced not in (b"0", b"") or b"transfer-encoding" in headers
 
@@ -62,6 +76,12 @@ class Limits:
             return message
 
         async def closing(message: Any) -> None:
+            if message["type"] == "http.response.start" and pending and is_short:
+                # A client that is still sending when the connection is closed does not see the answer.
+                with contextlib.suppress(HTTPException, TimeoutError):
+                    async with asyncio.timeout(min(_REST, bounds.patience)):
+                        while pending:
+                            await bounded()
             if message["type"] == "http.response.start" and pending:
                 # What is still to come would have to be read to the end before another request.
                 kept = [pair for pair in message["headers"] if pair[0].lower() != b"connection"]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import resource
 import signal
 import socket
 import stat
@@ -26,6 +27,13 @@ from sccache_dtool.serve.limits import Bounds
 #: The first descriptor that systemd passes, and what says how many there are, and to which process.
 _FIRST_FD = 3
 _FDS, _FDS_PID = "LISTEN_FDS", "LISTEN_PID"
+
+#: Connections that are accepted before those that are too many are refused. asyncio takes all of a backlog at once, and
+#: complains about each for which there is no descriptor.
+_AT_ONCE = 16
+
+#: Descriptors that a connection takes during a download, and that the server itself takes.
+_DESCRIPTORS, _OWN_DESCRIPTORS = 4, 64
 
 #: Connections that wait to be accepted.
 _BACKLOG = 1024
@@ -153,7 +161,20 @@ class _Server(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so."""
         await super().startup(sockets)
+        for one in sockets or ():
+            one.listen(_BACKLOG)
         self._on_start()
+
+
+def within_descriptors(bounds: Bounds) -> Bounds:
+    """Bounds under which the descriptors of this process suffice; as many as it may have are taken."""
+    most, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OWN_DESCRIPTORS + bounds.connections * _DESCRIPTORS
+    if most != resource.RLIM_INFINITY and most < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        bounds = bounds._replace(connections=max(1, (most - _OWN_DESCRIPTORS) // _DESCRIPTORS))
+    return bounds
 
 
 def make_server(app: Any, bounds: Bounds, on_start: Callable[[], None] = lambda: None) -> Server:
@@ -171,7 +192,7 @@ def make_server(app: Any, bounds: Bounds, on_start: Callable[[], None] = lambda:
         h11_max_incomplete_event_size=bounds.header,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=5,
-        backlog=_BACKLOG,
+        backlog=_AT_ONCE,
         proxy_headers=False,
     )
     return _Server(config, on_start)
@@ -267,9 +288,14 @@ def tcp_socket(host: str, port: int, *, anywhere: bool) -> Iterator[socket.socke
 def of_systemd(environ: Mapping[str, str]) -> list[socket.socket]:
     """The sockets that systemd has opened for this process (socket activation); none if it was started otherwise."""
     count = environ.get(_FDS, "")
-    if environ.get(_FDS_PID) != str(os.getpid()) or not count.isdigit():
+    if environ.get(_FDS_PID) != str(os.getpid()) or not (count.isascii() and count.isdigit()):
         return []
-    found = [socket.socket(fileno=fd) for fd in range(_FIRST_FD, _FIRST_FD + int(count))]
+    try:
+        found = [socket.socket(fileno=fd) for fd in range(_FIRST_FD, _FIRST_FD + int(count))]
+    except OSError:
+        raise UsageError(
+            f"{_FDS}={count[:20]}: not all of these descriptors are sockets", hint="use a .socket unit"
+        ) from None
     for one in found:
         os.set_inheritable(one.fileno(), False)
     if [one for one in found if one.type != socket.SOCK_STREAM]:

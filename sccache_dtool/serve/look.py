@@ -32,6 +32,9 @@ _ITEMS, _MOST_ITEMS = 1000, 10_000
 #: Scans of the whole cache at a time, and the seconds for which another one waits for its turn.
 _SCANS, _TURN = threading.BoundedSemaphore(2), 20.0
 
+#: Looks at the cache that may hang: a monitor asks for as long as a mount is dead, and each takes a thread.
+_LOOKS = threading.BoundedSemaphore(16)
+
 #: Seconds that a look at the cache may take before it counts as not available.
 _HEALTHY = 5.0
 
@@ -140,10 +143,20 @@ async def healthz(request: Request, peer: Reading) -> Health:
     with anyio.move_on_after(_HEALTHY):
         # A thread of its own: it must not wait for those that hang.
         id = await anyio.to_thread.run_sync(
-            lambda: cache_of(request).check(), abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+            lambda: _check(request), abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
         )
         return {"status": "ok", "cache": id, "version": __version__}
     raise Refused(503, f"the file system of the cache does not answer within {_HEALTHY:g} s")
+
+
+def _check(request: Request) -> str:
+    cache = cache_of(request)
+    if not _LOOKS.acquire(blocking=False):
+        raise Refused(503, "the file system of the cache has not answered earlier looks")
+    try:
+        return cache.check()
+    finally:
+        _LOOKS.release()
 
 
 @router.get(

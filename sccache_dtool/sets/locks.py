@@ -61,6 +61,9 @@ HELD, WAITING, TRANSFERRING = "held", "waiting", "transferring"
 #: What makes the request of an entry of a data set.
 RequestOf = Callable[[Entry], "Request"]
 
+#: Times that a lock is looked for whose holder is there.
+_LOOKS = 5
+
 #: States in which locks are listed, and those of a single one that was asked for.
 STATES = (HELD, WAITING, TRANSFERRING)
 
@@ -389,15 +392,21 @@ def show(store: Store, id: str) -> Lock:
     lease = LeaseName.parse(id)
     if lease is None:
         raise _no_lock(store, id)
-    with contextlib.ExitStack() as stack:
-        judge = stack.enter_context(reaping.open_judge(store, glance=True))
-        reader = _Reader(store, judge)
-        record = judge.holder(lease.holder)[0] if lease.holder in judge.listing.present else None
+    for _ in range(_LOOKS):
+        found, is_there = _seen(store, lease)
+        if found is not None:
+            return found
+        if not is_there:
+            break
+    raise _no_lock(store, id)
+
+
+def _seen(store: Store, lease: LeaseName) -> tuple[Lock | None, bool]:
+    """A lock, and whether its holder is there. Both looks miss one that is taken between them: look again."""
+    with reaping.open_judge(store, glance=True) as judge:
+        reader, is_there = _Reader(store, judge), lease.holder in judge.listing.present
+        record = judge.holder(lease.holder)[0] if is_there else None  # None also if it has just shown a heartbeat
         keys: list[str] = []
-        if record is None and lease.holder in judge.listing.present:  # it has just shown a heartbeat, or cannot be read
-            judge = stack.enter_context(reaping.open_judge(store, glance=True))
-            reader = _Reader(store, judge)
-            record = judge.holder(lease.holder)[0]
         alone = record is not None and record.session is not None and record.session.item is not None
         if record is not None and record.session is not None and record.session.item is not None:
             keys = sessions.keys_of(store, record.session.item)
@@ -405,19 +414,19 @@ def show(store: Store, id: str) -> Lock:
         for key in keys or items.keys(store):
             for held in items.look(store, key, uses=False).held:
                 if held.lease == lease or (alone and held.lease and held.lease.holder == lease.holder):
-                    return reader.lock(held)
+                    return reader.lock(held), True
         if record is not None:
             for lock in reader.not_held(set()):
                 if lock.id.startswith(f"{lease.holder}."):
-                    return lock
+                    return lock, True
     failed = _failure(store, lease.holder)
     if failed is not None:
-        return failed
+        return failed, True
     for key in itertools.chain(keys, items.keys(store)):  # it may have been taken out of its session by force
         ended = _ended(store, key, lease)
         if ended is not None:
-            return ended
-    raise _no_lock(store, id)
+            return ended, True
+    return None, is_there
 
 
 def _failure(store: Store, holder: str) -> Lock | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 from collections.abc import Callable
 
 import pytest
 
+from httpserver import Server
+from sccache_dtool.cache import Cache
+from sccache_dtool.disk.names import Layout
 from sccache_dtool.serve.access import Allowed
 from sccache_dtool.serve.app import App
-from serve.client import DM, Client
+from serve.client import Client
 from waiting import wait_until
 
 Making = Callable[..., App]
@@ -154,7 +158,73 @@ def test_another_host_name(make_app: Making, host: str) -> None:
 
 def test_no_site_may_read_answers(make_app: Making) -> None:
     """A page of another site could read what a user's browser gets."""
-    client = Client(make_app(OVER_TCP), None, girder_token=TOKEN, origin="https://evil.example")
-    reply = client.get(f"//{DM.strip('/')}/session")
-    assert not [name for name in reply.headers if name.startswith("access-control")]
+    app, origin = make_app(OVER_TCP), {"origin": "https://evil.example"}
+    client = Client(app, None, girder_token=TOKEN)
+    for method, code in (("GET", 403), ("OPTIONS", 403)):
+        reply = client.ask(method, "/session", headers=origin)
+        assert reply.code == code
+        assert not [name for name in reply.headers if name.startswith("access-control")]
     assert client.ask("OPTIONS", "/session").code == 405
+
+
+@pytest.mark.parametrize("uid", [os.getuid(), None])
+def test_a_page_of_another_site(make_app: Making, uid: int | None) -> None:
+    """A socket that ssh forwards to a port would be open to each page that the user's browser shows."""
+    client = Client(make_app(OVER_TCP), uid, girder_token=TOKEN)
+    assert client.get("//items", headers={"host": "evil.example:8080"}).code == 400
+    for origin in ("https://evil.example", "http://localhost:3000", "null"):
+        headers = {"host": "localhost:8080", "origin": origin}
+        assert client.post("/session", dataSet="[]", headers=headers).code == 403, origin
+    assert client.get("/session").json == []
+    own = {"host": "localhost:8080", "origin": "http://localhost:8080"}
+    assert client.post("/session", dataSet="[]", headers=own).code == 200
+
+
+def test_a_lock_that_waits_is_released_by_its_owner_alone(make_app: Making, server: Server) -> None:
+    """A user could end the download of another one, who would then wait for ever."""
+    app = make_app(Allowed(changes=True, writers=frozenset({NAME})))
+    owner, other = Client(app), Client(app, OTHER)
+    url = server.page("/x", bytes(1000), stall_after=10)
+    made = owner.post("/session", dataSet=f'[{{"itemId": "{url}", "mountPath": "/a"}}]').json
+    lock = owner.post("/lock", sessionId=made["_id"], itemId="/a").json["_id"]
+    server.wait_for_gets("/x")
+    assert other.delete(f"/lock/{lock}").code == 403
+    server.release()
+    wait_until(lambda: owner.get(f"/lock/{lock}").json["state"] == "held", "it was released")
+
+
+def test_a_session_made_beside_the_server_reads_nothing_for_others(
+    make_app: Making, layout: Layout, source: str
+) -> None:
+    """A user would write a session with a private file of the server's user, and have the server fetch it."""
+    cache = Cache(layout.root)
+    entries = cache.entries_used([source], "/a")
+    made = cache.create_session(entries, owner=cache.owner("theirs"), user=NAME)
+    other = Client(make_app(Allowed(changes=True, writers=frozenset({NAME}))), OTHER)
+    reply = other.post("/lock", sessionId=made.id, itemId="/a")
+    assert (reply.code, other.get("/lock").json, cache.has(entries[0].item)) == (403, [], False), reply
+    with cache.use(source):  # whoever may read it has put it there
+        assert other.post("/lock", sessionId=made.id, itemId="/a").json["state"] == "held"
+
+
+def test_writers_are_limited_to_some_sources(make_app: Making) -> None:
+    """A user could have the server ask services that only its host can reach."""
+    top = "https://data.example.org/public"
+    allowed = Allowed(changes=True, writers=frozenset({NAME}), sources=(top,))
+    other = Client(make_app(allowed), OTHER)
+    for url, code in (
+        (f"{top}/x", 200),
+        (f"{top}/x sha256:{'0' * 64}", 200),
+        (top, 200),
+        (f"{top}er/x", 403),
+        (f"{top}/../private/x", 403),
+        (f"{top}/%2e%2e/private/x", 403),
+        ("https://data.example.org:444/public/x", 403),
+        ("https://data.example.org.evil.example/public/x", 403),
+        ("https://data.example.org@evil.example/public/x", 403),
+        ("http://169.254.169.254/latest", 403),
+        (f"{top}/x|http://169.254.169.254/latest", 403),
+        (f"{top}/x http://169.254.169.254/latest", 403),
+    ):
+        reply = other.post("/session", json={"dataSet": [{"itemId": url, "mountPath": "/a"}]})
+        assert reply.code == code, (url, reply)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import socket
 import threading
@@ -63,7 +64,12 @@ def cached(layout: Layout, tmp_path: Path) -> Callable[[int], Path]:
 
 @pytest.mark.parametrize(
     "begin",
-    [b"", b"G", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: ", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /health"],
+    [
+        b"",
+        b"G",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /health",
+    ],
     ids=["nothing", "a byte", "half a header", "half of a second request"],
 )
 def test_a_header_that_does_not_end(impatient: Socket, begin: bytes) -> None:
@@ -77,7 +83,7 @@ def test_a_header_that_does_not_end(impatient: Socket, begin: bytes) -> None:
 def test_a_body_that_does_not_end(impatient: Socket, path: str) -> None:
     """A client that never sends what it announces would keep a connection, and memory, for ever."""
     method = "PUT" if "objects" in path else "POST"
-    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n[".encode()
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n[".encode()
     with impatient.raw(head) as connection:
         answer = read_all(connection)
     assert answer.split()[1] in (b"408", b"400"), answer  # without an archive, an upload is refused at once
@@ -88,10 +94,10 @@ def test_a_body_that_is_too_large(impatient: Socket) -> None:
     huge = b"x" * (65 << 10)
     assert impatient.ask("POST", f"{DM}/session", huge).code == 413
     with impatient.raw(
-        b"POST /api/v1/dm/session HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n"
+        b"POST /api/v1/dm/session HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"
     ) as connection:
         assert read_all(connection).startswith(b"HTTP/1.1 413")
-    head = b"POST /api/v1/dm/session HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /api/v1/dm/session HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     with impatient.raw(head) as connection:
         answer = b""
         try:
@@ -106,7 +112,7 @@ def test_a_body_that_is_too_large(impatient: Socket) -> None:
 
 def test_a_header_that_is_too_large(impatient: Socket) -> None:
     """A client could fill the memory of the server before its request begins."""
-    with impatient.raw(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * (64 << 10)) as connection:
+    with impatient.raw(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * (64 << 10)) as connection:
         assert read_all(connection)[:12] in (b"HTTP/1.1 400", b"")
     assert impatient.ask("GET", "/healthz").code == 200
 
@@ -140,7 +146,7 @@ def test_what_is_not_http(impatient: Socket, request_line: bytes) -> None:
 )  # fmt: skip
 def test_paths_that_lead_out(served: Socket, path: str) -> None:
     """A client could read a file of the host, or end the server."""
-    with served.raw(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()) as connection:
+    with served.raw(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()) as connection:
         answer = read_all(connection)
     assert 400 <= int(answer.split()[1]) < 500, answer
     assert b"root:" not in answer
@@ -150,9 +156,9 @@ def test_requests_one_after_the_other_on_a_connection(served: Socket, cached: Ca
     """Answers would be mixed up, or be those to another request, if a client does not wait for each."""
     path = locked(served, cached(1 << 20))
     whole = served.ask("GET", path).body
-    one = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
-    part = f"GET {path} HTTP/1.1\r\nHost: x\r\nRange: bytes=5-9\r\nConnection: close\r\n\r\n".encode()
-    with served.raw(one + b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n" + one + part) as connection:
+    one = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    part = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nRange: bytes=5-9\r\nConnection: close\r\n\r\n".encode()
+    with served.raw(one + b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n" + one + part) as connection:
         answers = read_all(connection)
     assert answers.count(whole) == 2
     assert answers.endswith(b"\r\n\r\n" + whole[5:10])
@@ -162,7 +168,7 @@ def test_requests_one_after_the_other_on_a_connection(served: Socket, cached: Ca
 def test_a_client_that_does_not_read(impatient: Socket, cached: Callable[[int], Path]) -> None:
     """A client that stops reading would keep a connection and an open file for ever."""
     path = locked(impatient, cached(8 << 20))
-    with impatient.raw(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()) as connection:
+    with impatient.raw(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()) as connection:
         # Nothing is read until another client sees that the server has given this one up.
         connection.recv(1, socket.MSG_PEEK)
         received = 0
@@ -186,7 +192,7 @@ def test_a_client_that_hangs_up_during_a_download(served: Socket, cached: Callab
     path = locked(served, cached(8 << 20))
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
-        with served.raw(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()) as connection:
+        with served.raw(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()) as connection:
             connection.recv(1000)
     assert len(served.ask("GET", path).body) == 8 << 20
     wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before + 1, "files stay open")
@@ -196,9 +202,9 @@ def test_two_hundred_slow_clients_and_a_fast_one(served: Socket, cached: Callabl
     """A few clients with bad connections would keep all others from their data."""
     path = locked(served, cached(4 << 20))
     kinds = [
-        f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode(),  # a download that is not read
+        f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(),  # a download that is not read
         b"GET /healthz HTTP/1.1\r\nHost: ",
-        b"POST /api/v1/dm/session HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{",
+        b"POST /api/v1/dm/session HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{",
         b"",
     ]
     slow = [served.raw(kinds[number % 4]) for number in range(200)]
@@ -225,7 +231,7 @@ def test_too_many_connections(make_app: Making, listen: Listening) -> None:
     bounds = Bounds(connections=5)
     served = listen(make_app(bounds=bounds), bounds)
     kept = [served.raw() for _ in range(5)]
-    with served.raw(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") as one_more:
+    with served.raw(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") as one_more:
         assert read_all(one_more).startswith(b"HTTP/1.1 503")
     for connection in kept:
         connection.close()
@@ -247,3 +253,104 @@ def test_many_at_a_time(served: Socket, cached: Callable[[int], Path]) -> None:
     for thread in threads:
         thread.join()
     assert found == [True] * 16
+
+
+#: Texts that end or leave a path, or are not what they look like, in every place where an id or a path is given.
+NASTY = (
+    "%00", "a%00b", "..", "%2e%2e",
+    "%2e%2e%2f%2e%2e%2fetc%2fpasswd", "%2Fetc%2Fpasswd", "..%5c..%5cetc", "%c0%ae%c0%ae",
+    "%ff%fe", "%0d%0aX:%20y", "%25%32%66", "%F0%9F%92%A9", "%C2%B2" * 32 + "-x", "%C2%B2" * 32 + ".x",
+    "0" * 5000, "-", "~",
+    "s0000000000000000", "0" * 32 + "-x.%00", "0" * 32 + "-x.2e2e", "0" * 32 + ".2e2e2f2e2e", "0" * 32 + "-..%2f..",
+    "n%00.1", "1e400", "%7B%7D", "'%3B--", "*", "%3Cscript%3E",
+)  # fmt: skip
+
+
+def test_nasty_texts_in_every_parameter(served: Socket, tmp_path: Path, layout: Layout) -> None:
+    """A client could read a file of the host, write outside of the cache, or end the server by an odd id."""
+    document = served.ask("GET", "/openapi.json").json
+    before = sorted(str(one) for one in tmp_path.rglob("*") if not one.is_relative_to(layout.root))
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            names = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
+            for text in NASTY:
+                if "{" not in path and not names:
+                    continue
+                url = re.sub(r"\{[^}]*\}", text.replace("\\", r"\\"), path)
+                query = "&".join(f"{name}={text}" for name in names)
+                body = b"{}" if method in ("post", "put", "patch") else None
+                reply = served.ask(method.upper(), f"{url}?{query}", body, content_type="application/json")
+                assert reply.code < 500 or reply.code == 503, (method, url, query, reply)
+                assert b"root:" not in reply.body, (method, url, reply)
+                assert "x" not in reply.headers, (method, url, reply)
+    assert sorted(str(one) for one in tmp_path.rglob("*") if not one.is_relative_to(layout.root)) == before
+
+
+@pytest.mark.parametrize(
+    ("head", "code"),
+    [
+        (b"Host: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
+        (b"Host: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n", b"400"),
+        (b"Host: localhost\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\n[]", b"400"),
+        (b"Host: localhost\r\nContent-Length: -1\r\n\r\n", b"400"),
+        (b"Host: localhost\r\nContent-Length: +2\r\n\r\n[]", b"400"),
+        (b"Host: localhost\r\nContent-Length : 2\r\n\r\n[]", b"400"),
+        (b"Host: localhost\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", b"501"),
+        (b"Host: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", b"501"),
+        (b"Host: localhost\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n\r\n", b"400"),
+        (b"Host: localhost\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n[]", b"400"),
+        (b"Host: localhost\r\nHost: evil.example\r\n\r\n", b"400"),
+        (b"Host: localhost\r\n folded: x\r\n\r\n", b"400"),
+        (b"\r\n", b"400"),
+        (b"Host: evil.example\r\n\r\n", b"400"),
+    ],
+)
+def test_requests_that_a_proxy_reads_otherwise(served: Socket, head: bytes, code: bytes) -> None:
+    """What one client sends would be taken for the request of another one, behind the same proxy."""
+    smuggled = b"DELETE /api/v1/dm/session/x HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with served.raw(b"POST /api/v1/dm/session HTTP/1.1\r\n" + head + smuggled) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        found = read_all(connection)
+    # At most one answer: not that of what was smuggled. None if the body was cut.
+    assert [one.split(b" ", 1)[0] for one in found.split(b"HTTP/1.1 ")[1:]] in ([code], [b"400"], []), found
+
+
+def test_the_whole_url_of_another_host(served: Socket) -> None:
+    """A server that takes the host from the request line would go by another one than it has checked."""
+    with served.raw(b"GET http://evil.example/items HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n") as one:
+        assert read_all(one).startswith(b"HTTP/1.1 404")
+
+
+def test_a_cache_that_goes_away(served: Socket, layout: Layout, short_path: Path) -> None:
+    """A server whose cache is moved or not mounted would have to be started again, or answer as if it were empty."""
+    assert served.ask("GET", "/healthz").code == 200
+    os.rename(layout.root, short_path / "away")
+    for path in ("/healthz", "/items", "/du", "/metrics", "/transfers", "/", f"{DM}/session", f"{DM}/lock"):
+        reply = served.ask("GET", path)
+        assert (reply.code, reply.headers["retry-after"]) == (503, "1"), (path, reply)
+    os.rename(short_path / "away", layout.root)
+    assert served.ask("GET", "/healthz").code == 200
+
+
+def test_archives_that_nobody_waits_for(served: Socket, cached: Callable[[int], Path], tmp_path: Path) -> None:
+    """A client that hangs up at once would cost two descriptors each time, until the server has none."""
+    top = tmp_path / "folder"
+    top.mkdir()
+    (top / "x").write_bytes(bytes(4 << 20))
+    path = locked(served, top)
+    wait_until(lambda: served.ask("GET", f"{path}?tar", range="bytes=0-").code == 200, "not fetched")
+    before = len(os.listdir("/proc/self/fd"))
+    request = f"GET {path}?tar HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    for _ in range(30):
+        served.raw(request).close()
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before + 2, "descriptors are left open")
+
+
+def test_a_refusal_reaches_a_client_that_is_still_sending(served: Socket) -> None:
+    """A client would see a broken connection, and never learn that its request is not allowed, or why."""
+    head = b"POST /api/v1/dm/session HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 4\r\n\r\n"
+    for _ in range(20):
+        with served.raw(head + b"[") as connection:
+            assert not select.select([connection], [], [], 0.02)[0]  # no answer yet
+            connection.sendall(b"12]")
+            assert connection.recv(12) == b"HTTP/1.1 400"

@@ -96,7 +96,8 @@ def test_an_upload_over_the_limit_is_refused_before_it_is_read(
 ) -> None:
     """A client would send a terabyte, to be told at the end that there is no room."""
     served = listen(app)
-    head = f"PUT /objects/{DIGITS} HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\nExpect: 100-continue\r\n\r\n"
+    head = f"PUT /objects/{DIGITS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n"
+    head += "Expect: 100-continue\r\n\r\n"
     with served.raw(head.encode()) as connection:
         assert read_all(connection).startswith(b"HTTP/1.1 413")
     assert files(archive) == []
@@ -106,7 +107,7 @@ def test_an_upload_that_breaks_off(make_app: Callable[..., App], listen: Callabl
     """Half a file would be found, or stay in the archive for ever."""
     bounds = Bounds(patience=0.2)
     served = listen(make_app(bounds=bounds), bounds)
-    head = f"PUT /objects/{DIGITS} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode() + DATA[:500]
+    head = f"PUT /objects/{DIGITS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n".encode() + DATA[:500]
     with served.raw(head):
         wait_until(lambda: files(archive), "the upload does not begin")
     wait_until(lambda: not files(archive), "half of the upload stays")

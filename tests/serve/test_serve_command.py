@@ -179,7 +179,7 @@ os.setgid({nobody.pw_gid}); os.setuid({nobody.pw_uid})
 connection = socket.socket(socket.AF_UNIX)
 try:
     connection.connect({str(path)!r})
-    connection.sendall(b"GET /session HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
+    connection.sendall(b"GET /session HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n")
     print(connection.recv(12).decode())
 except PermissionError:
     print("refused by the kernel")
@@ -205,3 +205,35 @@ print(sorted(heavy & sys.modules.keys()), file=sys.stderr)
 """
     done = shell([PYTHON, "-c", probe, source, layout.root])
     assert done.err.splitlines()[-1] == "[]", done
+
+
+def test_few_descriptors(layout: Layout) -> None:
+    """Idle clients would take all descriptors that the host allows, and nobody else could read anything."""
+    limited = ["bash", "-c", 'ulimit -n 128; exec "$@"', "-", SC_DTOOL, "-C", layout.root, "serve"]
+    with start(limited) as process, contextlib.ExitStack() as until_end:
+        served = Socket(heard(process).removeprefix("serving unix:"))
+        for _ in range(150):
+            until_end.enter_context(served.raw())
+        wait_until(lambda: served.ask("GET", "/healthz").code == 503, "it takes more than it can serve")
+        until_end.close()
+        wait_until(lambda: served.ask("GET", "/items").code == 200, "it does not recover")
+
+
+@pytest.mark.parametrize(
+    ("fds", "pid", "code"), [("1", "1", None), ("9", "$$", 2), ("x", "$$", None), ("²", "$$", None)]
+)
+def test_variables_of_systemd_that_do_not_fit(layout: Layout, fds: str, pid: str, code: int | None) -> None:
+    """A server below another service would take that one's descriptors for its sockets."""
+    script = f'export LISTEN_FDS={fds} LISTEN_PID={pid}; exec "$@"'
+    words = ["bash", "-c", script, "-", SC_DTOOL, "-C", layout.root, "serve"]
+    if code is not None:
+        assert shell(words).code == code
+        return
+    with start(words) as process:
+        assert Socket(heard(process).removeprefix("serving unix:")).ask("GET", "/healthz").code == 200
+
+
+@pytest.mark.parametrize("url", ["/data", "file:///data", "s3://bucket", "https://a/|http://b/"])
+def test_sources_that_are_not_of_the_web(layout: Layout, url: str) -> None:
+    """A mistyped limit for writers would limit nothing."""
+    assert call("-C", layout.root, "serve", "--sources", url).code == 2
