@@ -154,8 +154,9 @@ def find_orphans(call: Invocation, directories: tuple[str, ...], delete: bool, y
     access = files_of(call)
     if delete:
         access.archive.require_removal()
-    named = tree.digits_named(tree.find(directories))
-    for marked in [one.marked for one in tree.find(directories) if one.marked and one.marked.marker.directory]:
+    found_markers = list(tree.find(directories, strict=True))
+    named = tree.digits_named(found_markers)
+    for marked in [one.marked for one in found_markers if one.marked and one.marked.marker.directory]:
         named |= {each.sha256 for _, each in access.entries(marked.marker)}
     found = list(orphans.find(access.archive, named))
     for digits, size in found:

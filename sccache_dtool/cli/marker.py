@@ -105,13 +105,13 @@ def restore(call: Invocation, force: bool, delete_markers: bool, paths: tuple[st
       sc-dtool marker restore raw/scan.h5.marker --force
     """
     access, memory = files_of(call, many=True), Memory()
-    found = list(tree.find(paths or ["."]))
+    found = list({os.path.abspath(one.place): one for one in tree.find(paths or ["."])}.values())
     written = kept = failed = 0
 
     def act(one: Found) -> Sequence[tuple[Marked, bool | CacheError]]:
         if one.marked is None:
             raise one.error or CacheError(one.place)
-        return tree.restore(access, one.marked, memory, force=force)
+        return tree.restore(access, one.marked, memory, force=force, durable=delete_markers)
 
     def report(one: Found, results: Sequence[tuple[Marked, bool | CacheError]]) -> None:
         nonlocal written, kept, failed
@@ -126,13 +126,19 @@ def restore(call: Invocation, force: bool, delete_markers: bool, paths: tuple[st
             fields = {"file": each.target, "marker": one.place, "written": result}
             call.out.result("restored", fields, *([f"restored {each.target}"] if result else []))
         failed += wrong
-        if delete_markers and not wrong:
-            os.unlink(one.place)
+        if delete_markers and not wrong and one.marked is not None:
+            _delete(one.marked)
 
     code = each_at_once(call, found, act, report, call.jobs or AT_A_TIME)
     memory.keep()
     call.out.note(f"restored {output.count(written, 'file')}, {kept:,} already there, {failed:,} not restored")
     return Exit.PARTIAL if failed or code else Exit.DONE
+
+
+def _delete(one: Marked) -> None:
+    """Delete a marker, if it is still there: the file may have been put in its place."""
+    if marker.read_if_marker(one.place) == one.marker:
+        os.unlink(one.place)
 
 
 @marker_command.command("verify")
