@@ -151,11 +151,11 @@ def find_orphans(call: Invocation, directories: tuple[str, ...], delete: bool, y
     """
     if not directories:
         raise UsageError("name the projects that use the archive", hint="--markers DIR, once for each of them")
+    found_markers = list(tree.find(directories, strict=True))
+    named = tree.digits_named(found_markers)
     access = files_of(call)
     if delete:
         access.archive.require_removal()
-    found_markers = list(tree.find(directories, strict=True))
-    named = tree.digits_named(found_markers)
     for marked in [one.marked for one in found_markers if one.marked and one.marked.marker.directory]:
         named |= {each.sha256 for _, each in access.entries(marked.marker)}
     found = list(orphans.find(access.archive, named))
