@@ -151,12 +151,12 @@ def find_orphans(call: Invocation, directories: tuple[str, ...], delete: bool, y
     """
     if not directories:
         raise UsageError("name the projects that use the archive", hint="--markers DIR, once for each of them")
-    marked_files = list(tree.find(directories))
-    named = tree.digits_named(marked_files)
+    found_markers = list(tree.find(directories, strict=True))
+    named = tree.digits_named(found_markers)
     access = files_of(call)
     if delete:
         access.archive.require_removal()
-    for marked in [one.marked for one in marked_files if one.marked and one.marked.marker.directory]:
+    for marked in [one.marked for one in found_markers if one.marked and one.marked.marker.directory]:
         named |= {each.sha256 for _, each in access.entries(marked.marker)}
     found = list(orphans.find(access.archive, named))
     for digits, size in found:

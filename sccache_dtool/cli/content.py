@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 
 import click
@@ -14,12 +13,13 @@ from sccache_dtool.cli import output
 from sccache_dtool.cli.each import each, each_at_once
 from sccache_dtool.cli.options import Invocation, common_options, pass_invocation
 from sccache_dtool.disk.records import printable
-from sccache_dtool.errors import UsageError
+from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.fetch.request import Request
 from sccache_dtool.liveness.caller import running_command
 from sccache_dtool.markers import marker, tree
 from sccache_dtool.markers.archive import LONGEST_COMMENT
-from sccache_dtool.markers.files import AT_A_TIME, Files, Sharing, check_unchanged, files_below, meant
+from sccache_dtool.markers.files import AT_A_TIME, Files, Sharing, files_below, meant
+from sccache_dtool.markers.files import remove as remove_saved
 from sccache_dtool.markers.marker import Marker
 from sccache_dtool.protocol.leases import Lease
 
@@ -116,7 +116,7 @@ def save_command(
         if gitignore:
             tree.ignore(access.store.fs, path)
         if remove:
-            _remove(access, path, before)
+            remove_saved(path, made.sha256, before)
         fields = {"file": path, "marker": marker.path_for(path), "sha256": made.sha256, "bytes": made.bytes}
         text = f"saved {path}, {output.size(made.bytes)}"
         if link:
@@ -148,15 +148,14 @@ def _to_save(paths: Sequence[str]) -> Iterator[str]:
         for inner in files_below(path):
             whole = os.path.join(path, inner)
             if os.path.basename(inner) not in (".gitignore", ".gitattributes", ".gitmodules"):
-                with suppress(UsageError):  # a marker in a form of later releases is not data either
-                    if marker.read_if_marker(whole) is None:
-                        yield whole
-
-
-def _remove(access: Files, path: str, before: os.stat_result) -> None:
-    """Remove what was saved, if it is still that: a file that was written meanwhile stays."""
-    check_unchanged(path, before)
-    access.store.fs.unlink(path)
+                try:
+                    found = marker.read_if_marker(whole)
+                except UsageError:  # a marker in a form of later releases is not data either
+                    continue
+                except CacheError:  # to save it will say why
+                    found = None
+                if found is None:
+                    yield whole
 
 
 @click.command("get")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from sccache_dtool.cli.content import files_of
 from sccache_dtool.cli.each import each_at_once
 from sccache_dtool.cli.options import Actions, Invocation, common_options, pass_invocation
 from sccache_dtool.cli.output import Column
+from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import CacheError, Exit, FetchFailed
 from sccache_dtool.markers import marker, tree
 from sccache_dtool.markers.archive import LONGEST_COMMENT
@@ -106,13 +108,13 @@ def restore(call: Invocation, force: bool, delete_markers: bool, paths: tuple[st
     """
     access = files_of(call, many=True)
     memory = Memory(access.store.fs)
-    found = list(tree.find(paths or ["."]))
+    found = list({os.path.abspath(one.place): one for one in tree.find(paths or ["."])}.values())
     written = kept = failed = 0
 
     def act(one: Found) -> Sequence[tuple[Marked, bool | CacheError]]:
         if one.marked is None:
             raise one.error or CacheError(one.place)
-        return tree.restore(access, one.marked, memory, force=force)
+        return tree.restore(access, one.marked, memory, force=force, durable=delete_markers)
 
     def report(one: Found, results: Sequence[tuple[Marked, bool | CacheError]]) -> None:
         nonlocal written, kept, failed
@@ -127,13 +129,19 @@ def restore(call: Invocation, force: bool, delete_markers: bool, paths: tuple[st
             fields = {"file": each.target, "marker": one.place, "written": result}
             call.out.result("restored", fields, *([f"restored {each.target}"] if result else []))
         failed += wrong
-        if delete_markers and not wrong:
-            access.store.fs.unlink(one.place)
+        if delete_markers and not wrong and one.marked is not None:
+            _delete(access.store.fs, one.marked)
 
     code = each_at_once(call, found, act, report, call.jobs or AT_A_TIME)
     memory.keep()
     call.out.note(f"restored {output.count(written, 'file')}, {kept:,} already there, {failed:,} not restored")
     return Exit.PARTIAL if failed or code else Exit.DONE
+
+
+def _delete(fs: FileSystem, one: Marked) -> None:
+    """Delete a marker, if it is still there: the file may have been put in its place."""
+    if marker.read_if_marker(one.place) == one.marker:
+        fs.unlink(one.place)
 
 
 @marker_command.command("verify")

@@ -36,6 +36,9 @@ _SPEED = 10e6
 _LONGEST = 64 << 20
 _LONGEST_REFUSAL = 1 << 16
 
+#: Digits of a number in a header.
+_LONGEST_NUMBER = 18
+
 #: Attempts at one object that is read as a stream, in all.
 _MOST_TRIES = 100
 
@@ -263,16 +266,25 @@ class _Stream:
             raise FetchFailed(
                 f"{_FAILING} {plain(self._server.url)}: the server sent a whole object again, and not the rest of it"
             )
+        length = content_length(came.headers)
+        if length is None:  # there need not be an end
+            came.close()
+            raise self._server.strange()
         self._response, self._pieces = came, came.raw.stream(http.LARGE_CHUNK, decode_content=False)
-        length = came.headers.get("Content-Length", "")
-        if self._total is None and length.isdecimal():
-            self._total = int(length)
+        if self._total is None:
+            self._total = length
 
     def close(self) -> None:
         """Ask for no more."""
         if self._response is not None:
             self._response.close()
             self._response = None
+
+
+def content_length(headers: Mapping[str, str]) -> int | None:
+    """Bytes that an answer has, as it says; None if it does not say so."""
+    text = headers.get("Content-Length", "")
+    return int(text) if text.isdecimal() and len(text) <= _LONGEST_NUMBER else None
 
 
 def _document(text: bytes) -> Mapping[str, Any]:

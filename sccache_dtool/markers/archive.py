@@ -263,6 +263,8 @@ class Archive:
             except FileExistsError:
                 return False
             except FileNotFoundError:
+                if self._size_of(name) is not None:  # the file was renamed before, because there are no hard links
+                    return False
                 self.fs.make_dirs(os.path.dirname(target), shared=self._shared)
             except OSError as error:
                 if error.errno not in _NO_LINKS:

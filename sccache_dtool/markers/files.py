@@ -7,6 +7,7 @@ import io
 import os
 import re
 import stat
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
@@ -39,6 +40,15 @@ Identifier = NewType("Identifier", str)
 
 #: Files that are added or restored at a time, if nothing else is said: each waits for the disk several times.
 AT_A_TIME = 16
+
+#: Bytes of the list of the files of a directory: of a million and more.
+_LONGEST_LIST = 1 << 28
+
+#: Seconds for which a file must have been unchanged when it is saved, so that its times tell any later change.
+_SETTLED = 2.0
+
+#: When this process began.
+_STARTED = time.time()
 
 #: Bytes up to which a file that is not in the cache is restored from the archive alone: to fetch it costs more.
 _SMALL = 1 << 20
@@ -179,7 +189,7 @@ class Files(NamedTuple):
         for md5, added in predecessors_of(index) if rows is None else rows:
             path = os.path.join(os.path.dirname(index), f"{md5}.cache")
             try:
-                with open(path, "rb") as file:
+                with marker.open_regular(path) as file:
                     found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
                 if found != md5:
                     yield Adopted(md5, None, f"{path} has the MD5 {found}")
@@ -270,8 +280,10 @@ class Files(NamedTuple):
         import json
 
         with self.open(one, "rb") as file:
-            data = file.read()
+            data = file.read(_LONGEST_LIST + 1)
         try:
+            if len(data) > _LONGEST_LIST:
+                raise ValueError(f"more than {_LONGEST_LIST} bytes")
             found = [
                 (
                     entry["path"],
@@ -281,9 +293,10 @@ class Files(NamedTuple):
             ]
             for path, each in found:
                 Marker.decode(each.encode(), path)
-                if os.path.isabs(path) or {"", ".", ".."} & set(path.split("/")) or "\x00" in path:
+                parts = path.split("/")
+                if {"", ".", ".."} & set(parts) or "\x00" in path or any(map(marker.is_reserved, parts)):
                     raise ValueError(path)
-        except (ValueError, KeyError, TypeError, UsageError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, UsageError) as error:
             raise CacheError(f"{objects.word(one.sha256)} is not a list of the files of a directory") from error
         return found
 
@@ -293,21 +306,28 @@ class Files(NamedTuple):
         The marker is replaced at the end; until then, and if anything fails, it is as it was.
         """
         place, one = marker.find(path)
-        if one.directory:
-            raise UsageError(f"{printable(path)} stands for a directory", hint="save the directory again")
+        added: Chunk | None = None
+        while True:
+            if one.directory:
+                raise UsageError(f"{printable(path)} stands for a directory", hint="save the directory again")
+            added = added or self._add(more)
+            made = self._with(one, added)
+            with marker.changing(place):
+                now = marker.read(place)
+                if now == one:
+                    marker.write(self.store.fs, place, made)
+                    return made
+            one = now  # another process was faster
+
+    def _with(self, one: Marker, added: Chunk) -> Marker:
+        """The marker of a file with another object after it."""
         digests = Digests([OBJECT])
-        with self.open(one, "rb") as old:
-            while data := old.read(CHUNK):
-                digests.update(data)
-        added = self._add(more)
-        with self.open(objects.word(added.sha256), "rb") as new:
-            while data := new.read(CHUNK):
-                digests.update(data)
-        whole = digests.hexdigests()[OBJECT]
+        for target in (one, objects.word(added.sha256)):
+            with self.open(target, "rb") as file:
+                while data := file.read(CHUNK):
+                    digests.update(data)
         parts = (*(part for part in one.parts if part.bytes), added)
-        made = one._replace(sha256=whole, bytes=one.bytes + added.bytes, chunks=parts)
-        marker.write(self.store.fs, place, made)
-        return made
+        return one._replace(sha256=digests.hexdigests()[OBJECT], bytes=one.bytes + added.bytes, chunks=parts)
 
     def comment(self, path: str, text: str) -> Marker:
         """Change the comment of a marker, and record it for whoever else has the same file."""
@@ -315,8 +335,9 @@ class Files(NamedTuple):
         place, one = marker.find(path)
         if not one.chunks:
             self.archive.add_record(one.sha256, Details(one.name, _by(), text, _project(place)))
-        made = one._replace(comment=text)
-        marker.write(self.store.fs, place, made)
+        with marker.changing(place):
+            made = marker.read(place)._replace(comment=text)
+            marker.write(self.store.fs, place, made)
         return made
 
     def record(self, digits: str, comment: str) -> Record:
@@ -391,52 +412,81 @@ class Files(NamedTuple):
             raw.close()
             raise
 
-    def copy_out(self, one: Marker, target: str, *, replace: bool, executable: bool | None = None) -> None:
+    def copy_out(
+        self,
+        one: Marker,
+        target: str,
+        *,
+        replace: bool,
+        executable: bool | None = None,
+        durable: bool = False,
+        directory: int | None = None,
+    ) -> None:
         """Write what a marker stands for to `target`, beside it first. Raises FileExistsError unless `replace`.
 
         If there is no room for it in the cache, or it is small and not there, it comes from the archive alone.
+        `durable`: nothing else may be left of it, so it is read once more, and on stable storage, before it has its
+        name. `directory`: that of `target`, opened.
         """
-        fs, draft = self.store.fs, marker.draft_of(target)
+        place = target if directory is None else os.path.basename(target)
+        draft = marker.draft_of(place)
+        both: dict[str, Any] = {"src_dir_fd": directory, "dst_dir_fd": directory}
         try:
             mode = 0o777 if (one.executable if executable is None else executable) else 0o666
-            with marker.created(fs, draft, mode) as fd:
-                self._write_out(one, fd)
-            if one.chunks and _digest_of(draft) != one.sha256:
-                raise marker.damaged(one, target)
+            with open(draft, "x+b", opener=partial(os.open, mode=mode, dir_fd=directory)) as file:
+                self._write_out(one, file, target)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+                if (one.chunks or durable) and _digest_in(file) != one.sha256:
+                    raise marker.damaged(one, target)
             if replace:
-                fs.rename(draft, target)
+                _check_replaceable(place, target, directory)
+                os.replace(draft, place, **both)
             else:
                 try:
-                    fs.link(draft, target)
+                    os.link(draft, place, **both)
                 except OSError as error:
                     if isinstance(error, FileExistsError) or os.path.lexists(target):
                         raise FileExistsError(error.errno, error.strerror, target) from error
-                    fs.rename(draft, target)  # no hard links here
+                    os.rename(draft, place, **both)  # no hard links here
         finally:
-            marker.remove(fs, draft)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(draft, dir_fd=directory)
 
     def _is_here(self, digits: str) -> bool:
         """Whether a listing shows a copy of an object, in whatever form."""
         keys = (objects.request(digits, form).key for form in self.archive.forms)
         return any(items.generations(self.store, key) for key in keys)
 
-    def _write_out(self, one: Marker, fd: int) -> None:
-        fs = self.store.fs
+    def _write_out(self, one: Marker, file: IO[bytes], target: str) -> None:
+        end = 0
         for part in one.parts:
-            if 0 <= part.bytes <= _SMALL and not self._is_here(part.sha256):
-                for data in self.archive.pieces(part.sha256):
-                    fs.write(fd, data)
-                continue
-            try:
-                lease, form = self.lease(part.sha256)
-                with lease as path, open(path, "rb", buffering=0) as source:
-                    if form or len(one.parts) > 1 or not fs.clone(source.fileno(), fd):
-                        for data in unpacked(source, form):
-                            fs.write(fd, data)
-            except NoSpace as error:
-                self.store.log.note(f"{error.message}; {objects.word(part.sha256)} is read from the archive alone")
-                for data in self.archive.pieces(part.sha256):
-                    fs.write(fd, data)
+            self._write_part(one, part, file, target)
+            end += part.bytes
+            if part.bytes >= 0 and file.seek(0, os.SEEK_END) != end:
+                raise marker.damaged(one, target)
+
+    def _write_part(self, one: Marker, part: Chunk, file: IO[bytes], target: str) -> None:
+        def copy(pieces: Iterator[bytes]) -> None:
+            size = 0
+            for data in pieces:
+                size += len(data)
+                if 0 <= part.bytes < size:  # there need not be an end
+                    raise marker.damaged(one, target)
+                file.write(data)
+
+        if 0 <= part.bytes <= _SMALL and not self._is_here(part.sha256):
+            copy(self.archive.pieces(part.sha256))
+            return
+        try:
+            lease, form = self.lease(part.sha256)
+            with lease as path, open(path, "rb", buffering=0) as source:
+                if form or len(one.parts) > 1 or not self.store.fs.clone(source.fileno(), file.fileno()):
+                    copy(unpacked(source, form))
+        except NoSpace as error:
+            self.store.log.note(f"{error.message}; {objects.word(part.sha256)} is read from the archive alone")
+            copy(self.archive.pieces(part.sha256))
 
 
 def unpacked(file: io.FileIO, form: str) -> Iterator[bytes]:
@@ -485,8 +535,59 @@ def _anonymous(digits: str) -> Marker:
 def check_unchanged(path: str, before: os.stat_result) -> None:
     """Raise CacheError if a file that was saved is not what it was any more."""
     now = os.stat(path)
-    if (now.st_ino, now.st_size, now.st_mtime_ns) != (before.st_ino, before.st_size, before.st_mtime_ns):
-        raise CacheError(f"{printable(path)} has changed since it was saved", hint="save it again")
+    if now.st_ctime_ns != before.st_ctime_ns or not _is_same(now, before):
+        raise _changed(path)
+
+
+def remove(path: str, digits: str, before: os.stat_result) -> None:
+    """Remove a file that was saved, and had the status `before`, if it is still that. Raises CacheError otherwise.
+
+    It is given another name first: what others write to `path` meanwhile stays. If it was written so late that a later
+    change in it need not show in its times, it is read once more.
+    """
+    check_unchanged(path, before)
+    aside = marker.draft_of(path)
+    os.rename(path, aside)
+    try:
+        is_settled = _STARTED - max(before.st_mtime, before.st_ctime) > _SETTLED
+        if _is_same(os.stat(aside), before) and (is_settled or _digest_of(aside) == digits):
+            os.unlink(aside)
+            return
+    except BaseException:
+        _put_back(aside, path)
+        raise
+    _put_back(aside, path)
+    raise _changed(path)
+
+
+def _put_back(aside: str, path: str) -> None:
+    """Give a file its name again. Raises CacheError, and leaves it, if there is another by now."""
+    try:
+        os.link(aside, path, follow_symlinks=False)
+    except OSError as error:
+        if isinstance(error, FileExistsError) or os.path.lexists(path):
+            raise CacheError(
+                f"{printable(path)} was replaced while it was removed", hint=f"the earlier one is {printable(aside)}"
+            ) from error
+        os.rename(aside, path)  # no hard links here
+    else:
+        os.unlink(aside)
+
+
+def _is_same(now: os.stat_result, before: os.stat_result) -> bool:
+    return (now.st_ino, now.st_size, now.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+
+
+def _changed(path: str) -> CacheError:
+    return CacheError(f"{printable(path)} has changed since it was saved", hint="save it again")
+
+
+def _check_replaceable(place: str, target: str, directory: int | None) -> None:
+    """Raise UsageError if what would be replaced is a device, a FIFO or a socket."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.stat(place, dir_fd=directory, follow_symlinks=False).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
+            raise UsageError(f"{printable(target)} is not a file", hint="to write to it: sc-dtool cat")
 
 
 def check_mode(mode: str) -> None:
@@ -498,13 +599,17 @@ def check_mode(mode: str) -> None:
 def files_below(path: str) -> list[str]:
     """The paths in a directory of all its files, sorted; links, markers' drafts and `.git` are left out."""
     found = []
-    for directory, directories, names in os.walk(path):
-        directories[:] = [name for name in directories if name != ".git"]
+    for directory, directories, names in os.walk(path, onerror=_raise):  # what is left out would be taken for saved
+        directories[:] = [name for name in directories if not marker.is_reserved(name)]
         for name in names:
             whole = os.path.join(directory, name)
-            if stat.S_ISREG(os.lstat(whole).st_mode) and not marker.is_draft(name):
+            if not marker.is_reserved(name) and stat.S_ISREG(os.lstat(whole).st_mode) and not marker.is_draft(name):
                 found.append(os.path.relpath(whole, path))
     return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 class _Packed(io.RawIOBase):
@@ -562,14 +667,18 @@ class _Parts(io.RawIOBase):
     def __init__(self, lease: Callable[[str], tuple[Lease, str]], one: Marker) -> None:
         super().__init__()
         self._leases: list[Lease] = []
-        self._files: list[io.FileIO | _Packed] = []
+        self._forms: list[str] = []
+        self._sizes: list[int | None] = []  # of the content, as far as they are known
+        self._open: tuple[int, io.FileIO | _Packed] | None = None  # one at a time: there may be thousands
         self._at = 0
         try:
             for part in one.parts:
                 held, form = lease(part.sha256)
                 self._leases.append(held)
-                path = held.place.payload
-                self._files.append(_Packed(path, form) if form else io.FileIO(path))
+                self._forms.append(form)
+                self._sizes.append(None)
+            if len(self._leases) == 1:
+                self._file(0)
         except BaseException:
             self.close()
             raise
@@ -582,14 +691,14 @@ class _Parts(io.RawIOBase):
         return True
 
     def fileno(self) -> int:
-        if len(self._files) == 1 and isinstance(self._files[0], io.FileIO):
-            return self._files[0].fileno()
+        if self._forms == [""]:
+            return self._file(0).fileno()
         raise io.UnsupportedOperation("it is made of several files, or compressed")
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         start = self._at if whence == os.SEEK_CUR else 0
         if whence == os.SEEK_END:
-            start = sum(map(_count, self._files))
+            start = sum(map(self._count, range(len(self._leases))))
         if start + offset < 0:
             raise ValueError(f"negative offset {start + offset}")
         self._at = start + offset
@@ -597,22 +706,44 @@ class _Parts(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         start = 0
-        for file in self._files:
-            size = file.size if isinstance(file, _Packed) else _count(file)
+        for number, form in enumerate(self._forms):
+            size = self._sizes[number] if form else self._count(number)
             if size is None or self._at < start + size:
+                file = self._file(number)
                 file.seek(self._at - start)
                 got = file.readinto(buffer) or 0
                 self._at += got
                 if got:
                     return got
-            start += _count(file)
+            start += self._count(number)
         return 0
+
+    def _file(self, number: int) -> io.FileIO | _Packed:
+        """A part, opened."""
+        if self._open is None or self._open[0] != number:
+            self._close_file()
+            path, form = self._leases[number].place.payload, self._forms[number]
+            self._open = number, _Packed(path, form) if form else io.FileIO(path)
+        return self._open[1]
+
+    def _count(self, number: int) -> int:
+        """Bytes of the content of a part."""
+        size = self._sizes[number]
+        if size is None:
+            file = self._file(number)
+            size = file.count() if isinstance(file, _Packed) else os.fstat(file.fileno()).st_size
+            self._sizes[number] = size
+        return size
+
+    def _close_file(self) -> None:
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
 
     def close(self) -> None:
         if self.closed:
             return
-        for file in self._files:
-            file.close()
+        self._close_file()
         for lease in self._leases:
             lease.give_back()
         super().close()
@@ -622,16 +753,17 @@ class _Parts(io.RawIOBase):
         warnings.warn(f"unclosed file of the cache: {source!r}", ResourceWarning, 2, source=source)
 
 
-def _count(file: io.FileIO | _Packed) -> int:
-    """Bytes of the content."""
-    return file.count() if isinstance(file, _Packed) else os.fstat(file.fileno()).st_size
-
-
 def _digest_of(path: str) -> str:
-    digests = Digests([OBJECT])
     with open(path, "rb", buffering=0) as file:
-        while data := file.read(CHUNK):
-            digests.update(data)
+        return _digest_in(file)
+
+
+def _digest_in(file: IO[bytes] | io.FileIO) -> str:
+    """That of a whole file, wherever it was read or written last."""
+    digests = Digests([OBJECT])
+    file.seek(0)
+    while data := file.read(CHUNK):
+        digests.update(data)
     return digests.hexdigests()[OBJECT]
 
 

@@ -7,17 +7,22 @@ called. Fields that this release does not know are kept. Others write markers as
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import re
 import shlex
+import stat
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from io import BufferedReader
+from typing import IO, Any, NamedTuple
 
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import unique
+from sccache_dtool.disk.names import CONTROL, unique
 from sccache_dtool.disk.records import printable
-from sccache_dtool.errors import CacheError, UsageError
+from sccache_dtool.errors import CacheError, UsageError, translate
 from sccache_dtool.fetch.objects import DIGITS
 
 #: The value of the field `marker`, and the number of the form that this release reads and writes.
@@ -30,8 +35,13 @@ SUFFIX = ".marker"
 #: Bytes of a marker. A larger file is not one.
 LARGEST = 1 << 20
 
-#: Bytes of a file that are read to see whether it may be a marker: all of most markers.
-_FIRST = 4096
+#: Names, in lower case, that nothing is given which a marker stands for: git runs commands that files in such a
+#: directory name. The last is what FAT calls the first.
+_RESERVED = frozenset({".git", CONTROL, "git~1"})
+
+
+#: Seconds to wait for another process that changes a marker.
+_PATIENCE = 30.0
 
 
 class NotMarker(UsageError):
@@ -67,11 +77,14 @@ class Marker(NamedTuple):
         """The marker with this text. Raises NotMarker, or UsageError for one that this release cannot read."""
         try:
             fields = json.loads(text)
+            json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogateescape")
         except (ValueError, RecursionError) as error:
             if re.search(r"^<<<<<<< ", text, re.MULTILINE) and f'"{_MAGIC} ' in text:
                 raise UsageError(
                     f"{printable(path)} has a merge conflict", hint="resolve it, as in any other file"
                 ) from error
+            if re.search(rf'^\s*"marker": "{_MAGIC} ', text, re.MULTILINE):
+                raise _damaged(path) from error
             raise NotMarker(f"{printable(path)} is not a marker") from error
         magic = fields.get("marker") if isinstance(fields, dict) else None
         number = re.fullmatch(rf"{_MAGIC} ([0-9]{{1,6}})", magic) if isinstance(magic, str) else None
@@ -89,7 +102,7 @@ class Marker(NamedTuple):
         if not (fits and _is_name(name) and all(map(_is_object, ((digits, size), *parts)))) or (
             parts and sum(part.bytes for part in parts) != size
         ):
-            raise UsageError(f"{printable(path)} is damaged", hint="take an earlier version of it from version control")
+            raise _damaged(path)
         comment = fields.get("comment")
         known = {*cls._fields, "marker"} - {"more"}
         return cls(
@@ -134,23 +147,41 @@ def target_of(path: str, marker: Marker) -> str:
 
 def read(path: str) -> Marker:
     """The marker in a file. Raises NotMarker, UsageError or OSError."""
-    with open(path, "rb", buffering=0) as file:
-        data = file.read(_FIRST)
-        if data[:1] not in (b"{", b"<", b" ", b"\n", b"\t", b"\r"):  # nor is it JSON, or a conflict
-            raise NotMarker(f"{printable(path)} is not a marker")
-        while _FIRST <= len(data) <= LARGEST and (more := file.read(LARGEST)):
-            data += more
+    with open_regular(path) as file:
+        return _read(file, path)
+
+
+def _read(file: IO[bytes], path: str, begin: bytes = b"") -> Marker:
+    data = begin + file.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise NotMarker(f"{printable(path)} is not a marker")
     return Marker.decode(data.decode("utf-8", "surrogateescape"), path)
 
 
+def open_regular(path: str) -> BufferedReader:
+    """Open a regular file for reading. Raises OSError for anything else: others may have put a FIFO there."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return file
+
+
 def read_if_marker(path: str) -> Marker | None:
-    """The marker in a file; None if the file is something else. Looks at its first bytes only, unless they fit."""
+    """The marker in a file; None if the file is something else. Looks at its first bytes only, unless they fit.
+
+    Raises CacheError for a file that may be a marker, and cannot be read.
+    """
     try:
-        return read(path)
-    except (NotMarker, OSError):
+        with open_regular(path) as file:
+            begin = file.read(1)
+            return _read(file, path, begin) if begin in (b"{", b"<") else None
+    except (NotMarker, FileNotFoundError):
         return None
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EINVAL) and not path.endswith(SUFFIX):
+            return None
+        raise translate(error) from error
 
 
 def find(path: str) -> tuple[str, Marker]:
@@ -170,8 +201,55 @@ def find(path: str) -> tuple[str, Marker]:
 
 
 def write(fs: FileSystem, path: str, marker: Marker) -> None:
-    """Write a marker, by one rename; the permissions of an earlier one are kept."""
-    replace(fs, path, marker.encode().encode("utf-8", "surrogateescape"))
+    """Write a marker, by one rename; the permissions of an earlier one are kept.
+
+    Raises UsageError if it is too large to be read again.
+    """
+    data = marker.encode().encode("utf-8", "surrogateescape")
+    if len(data) > LARGEST:
+        raise UsageError(
+            f"{printable(path)} would have more than {LARGEST:,} bytes: it has {len(marker.chunks):,} chunks",
+            hint="restore the file, and save it again as a whole",
+        )
+    replace(fs, path, data)
+
+
+@contextlib.contextmanager
+def changing(path: str) -> Iterator[None]:
+    """Keep other processes from changing a marker until the block ends, where the file system has locks (flock).
+
+    Raises CacheError if another process does so for too long.
+    """
+    end = time.monotonic() + _PATIENCE
+    with contextlib.ExitStack() as stack:
+        while not _locked(path, stack):
+            if time.monotonic() > end:
+                raise CacheError(
+                    f"another process has been changing {printable(path)} for {_PATIENCE:.0f} seconds",
+                    hint="try again; `fuser` names the process",
+                )
+            time.sleep(0.02)
+        yield
+
+
+def _locked(path: str, stack: contextlib.ExitStack) -> bool:
+    """Whether the file is locked, or cannot be."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # it can be replaced all the same
+        return True
+    with contextlib.ExitStack() as closing:
+        closing.callback(os.close, fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        if not os.path.samestat(os.fstat(fd), os.stat(path)):  # it was replaced meanwhile
+            return False
+        stack.push(closing.pop_all())
+        return True
 
 
 def replace(fs: FileSystem, path: str, data: bytes) -> None:
@@ -208,7 +286,8 @@ def remove(fs: FileSystem, draft: str) -> None:
 def draft_of(path: str) -> str:
     """A name beside a file for what is to take its place."""
     directory, name = os.path.split(path)
-    return os.path.join(directory, f".{name[:200]}.{unique()}.part")
+    begin = os.fsdecode(os.fsencode(name)[:200])
+    return os.path.join(directory, f".{begin}.{unique()}.part")
 
 
 def is_draft(name: str) -> bool:
@@ -224,7 +303,18 @@ def check_comment(comment: str | None, longest: int) -> str | None:
 
 
 def _is_name(name: object) -> bool:
-    return isinstance(name, str) and name not in ("", ".", "..") and "/" not in name and "\x00" not in name
+    return (
+        isinstance(name, str)
+        and name not in ("", ".", "..")
+        and "/" not in name
+        and "\x00" not in name
+        and not is_reserved(name)
+    )
+
+
+def is_reserved(name: str) -> bool:
+    """Whether nothing that a marker stands for is given this name."""
+    return name.lower() in _RESERVED
 
 
 def _is_object(part: Sequence[object]) -> bool:
@@ -236,6 +326,10 @@ def _is_object(part: Sequence[object]) -> bool:
         and not isinstance(size, bool)
         and 0 <= size < 1 << 60
     )
+
+
+def _damaged(path: str) -> UsageError:
+    return UsageError(f"{printable(path)} is damaged", hint="take an earlier version of it from version control")
 
 
 def damaged(marker: Marker, path: str) -> CacheError:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from typing import NamedTuple
 
 from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import UsageError
+from sccache_dtool.markers.marker import open_regular
 
 
 class Adopted(NamedTuple):
@@ -21,7 +23,7 @@ class Adopted(NamedTuple):
 def predecessors_of(path: str) -> list[tuple[str, str]]:
     """The MD5s and times in the predecessor's `index.csv`. Raises UsageError for a file in another form."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8", newline="") as file:
             rows = [row for row in csv.reader(file) if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path} is not an index in CSV") from error

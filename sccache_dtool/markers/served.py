@@ -12,7 +12,7 @@ from sccache_dtool.errors import FetchFailed, UsageError
 from sccache_dtool.fetch import objects
 from sccache_dtool.fetch.objects import OBJECTS
 from sccache_dtool.fetch.request import OBJECT
-from sccache_dtool.fetch.served import Answer, Server
+from sccache_dtool.fetch.served import Answer, Server, content_length
 from sccache_dtool.fetch.sink import new_digest
 from sccache_dtool.markers.archive import Details, Record, Staged
 from sccache_dtool.markers.remote import RemoteArchive
@@ -130,10 +130,10 @@ class ServedArchive(RemoteArchive):
             found = self.server.ask("HEAD", f"/{OBJECTS}/{digits}", digits=digits)
         except objects.Missing:
             return None
-        length = found.headers.get("Content-Length", "")
-        if found.headers.get("ETag") != f'"{digits}"' or not length.isdecimal():
+        length = content_length(found.headers)
+        if found.headers.get("ETag") != f'"{digits}"' or length is None:
             raise self.server.strange()
-        return int(length)
+        return length
 
     def pieces(self, digits: str, offset: int = 0) -> Iterator[bytes]:
         """See Archive."""

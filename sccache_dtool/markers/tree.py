@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from sccache_dtool.disk.filesystem import CHUNK, FileSystem
+from sccache_dtool.disk.nofollow import ONWARD
 from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import CacheError, Expected, UsageError, translate
 from sccache_dtool.markers import marker
@@ -41,6 +42,7 @@ class Marked(NamedTuple):
     place: str
     marker: Marker
     target: str
+    root: str = ""  # the directory that was searched, below which no link is followed; empty: that of the marker
 
 
 class Found(NamedTuple):
@@ -51,15 +53,15 @@ class Found(NamedTuple):
     error: CacheError | None = None
 
 
-def find(paths: Iterable[str]) -> Iterator[Found]:
+def find(paths: Iterable[str], *, strict: bool = False) -> Iterator[Found]:
     """The markers that paths name, and those in directories and all directories below them.
 
     A path may also be that of a file with a marker beside it. Links to directories are not followed. A marker is found
-    by its content; a file that has a marker is not looked at.
+    by its content; a file that has a marker is not looked at. `strict`: what is called as a marker must be one.
     """
     for path in paths:
         if os.path.isdir(path):
-            yield from _below(path)
+            yield from _below(path, strict)
         else:
             try:
                 place, one = marker.find(path)
@@ -69,12 +71,16 @@ def find(paths: Iterable[str]) -> Iterator[Found]:
                 yield Found(place, Marked(place, one, marker.target_of(place, one)))
 
 
-def _below(path: str) -> Iterator[Found]:
+def _below(path: str, strict: bool) -> Iterator[Found]:
     pending = [path]
     while pending:
         directory = pending.pop()
-        with os.scandir(directory) as listed:
-            entries = sorted(listed, key=lambda entry: entry.name)
+        try:
+            with os.scandir(directory) as listed:
+                entries = sorted(listed, key=lambda entry: entry.name)
+        except OSError as error:
+            yield Found(directory, None, translate(error))
+            continue
         names = {entry.name for entry in entries}
         below = []
         for entry in entries:
@@ -84,16 +90,24 @@ def _below(path: str) -> Iterator[Found]:
                 continue
             if f"{entry.name}{SUFFIX}" in names or marker.is_draft(entry.name):
                 continue
-            if not entry.is_file(follow_symlinks=False) or entry.stat().st_size > marker.LARGEST:
+            is_named = strict and entry.name.endswith(SUFFIX)
+            if not is_named and not _may_be_marker(entry):
                 continue
             try:
-                one = marker.read_if_marker(entry.path)
-            except CacheError as error:
-                yield Found(entry.path, None, error)
+                one = marker.read(entry.path) if is_named else marker.read_if_marker(entry.path)
+            except (CacheError, OSError) as error:
+                yield Found(entry.path, None, error if isinstance(error, CacheError) else translate(error))
                 continue
             if one is not None:
-                yield Found(entry.path, Marked(entry.path, one, marker.target_of(entry.path, one)))
+                yield Found(entry.path, Marked(entry.path, one, marker.target_of(entry.path, one), path))
         pending.extend(reversed(below))
+
+
+def _may_be_marker(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_size <= marker.LARGEST
+    except OSError:  # it is gone
+        return False
 
 
 class Memory:
@@ -199,7 +213,8 @@ def files_of(files: Files, one: Marked) -> list[Marked]:
     """The files that a marker stands for: one, or all of a directory that was saved as one."""
     if not one.marker.directory:
         return [one]
-    return [Marked(one.place, each, os.path.join(one.target, path)) for path, each in files.entries(one.marker)]
+    found = files.entries(one.marker)
+    return [Marked(one.place, each, os.path.join(one.target, path), one.root) for path, each in found]
 
 
 def state_of_all(files: Files, one: Marked, memory: Memory, *, read: bool = False) -> State:
@@ -211,11 +226,12 @@ def state_of_all(files: Files, one: Marked, memory: Memory, *, read: bool = Fals
 
 
 def restore(
-    files: Files, one: Marked, memory: Memory, *, force: bool = False
+    files: Files, one: Marked, memory: Memory, *, force: bool = False, durable: bool = False
 ) -> list[tuple[Marked, bool | CacheError]]:
     """Put back what a marker stands for: for each file whether it was written, or why it could not be.
 
-    A file that is there is left as it is: it is either the same, or an error, unless `force`.
+    A file that is there is left as it is: it is either the same, or an error, unless `force`. `durable`: it is read
+    once more, and on stable storage, before it has its name.
     """
     try:
         wanted = files_of(files, one)
@@ -224,7 +240,8 @@ def restore(
     results: list[tuple[Marked, bool | CacheError]] = []
     for each in wanted:
         try:
-            results.append((each, _restore(files, each, memory, one.target if one.marker.directory else "", force)))
+            within = one.target if one.marker.directory else ""
+            results.append((each, _restore(files, each, memory, within, force, durable)))
         except CacheError as error:
             results.append((each, error))
         except OSError as error:
@@ -232,7 +249,9 @@ def restore(
     return results
 
 
-def _restore(files: Files, one: Marked, memory: Memory, within: str, force: bool) -> bool:
+def _restore(files: Files, one: Marked, memory: Memory, within: str, force: bool, durable: bool) -> bool:
+    if marker.is_reserved(os.path.basename(within or one.target)):
+        raise UsageError(f"{printable(one.target)} is not restored: git or sc-dtool would take it for its own")
     state = state_of(one, memory)
     if state is State.SAME:
         return False
@@ -241,42 +260,61 @@ def _restore(files: Files, one: Marked, memory: Memory, within: str, force: bool
             f"{printable(one.target)} differs from its marker",
             hint="to keep the file as it is: sc-dtool save; to replace it: sc-dtool marker restore --force",
         )
-    if within:
-        _make_directories(files.store.fs, within, os.path.dirname(one.target))
+    directory = _open_directory(one, within)
     try:
-        files.copy_out(one.marker, one.target, replace=force or _is_link_into_cache(one.target))
+        replace = force or _is_link_into_cache(one.target)
+        files.copy_out(one.marker, one.target, replace=replace, durable=durable or force, directory=directory)
     except CacheError as error:
         error.message = f"{printable(one.target)}: {error.message}"
         raise
+    finally:
+        os.close(directory)
     return True
 
 
-def _make_directories(fs: FileSystem, within: str, directory: str) -> None:
-    """Make a directory below `within`. Raises OSError if a link leads out of it: no marker is trusted."""
-    with Expected({errno.EEXIST}):
-        fs.mkdir(within)
-    path = within
-    for part in os.path.relpath(directory, within).split("/"):
-        path = path if part == "." else f"{path}/{part}"
-        with Expected({errno.EEXIST}):
-            fs.mkdir(path)
-        if os.path.islink(path):
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+def _open_directory(one: Marked, within: str) -> int:
+    """Open the directory of a file that is restored; it is made below `within`, if that is not empty.
+
+    Raises OSError if a link leads out of what was searched: no marker is trusted, nor who else can write there.
+    """
+    root = one.root or os.path.dirname(one.place) or "."
+    parts = [part for part in os.path.relpath(os.path.dirname(one.target) or ".", root).split("/") if part != "."]
+    first = len(parts) if not within else len([part for part in os.path.relpath(within, root).split("/") if part]) - 1
+    fd = os.open(root, ONWARD & ~os.O_NOFOLLOW)
+    try:
+        path = root
+        for number, part in enumerate(parts):
+            path = f"{path}/{part}"
+            if number >= first:
+                with Expected({errno.EEXIST}):
+                    os.mkdir(part, dir_fd=fd)
+            above = fd
+            try:
+                fd = os.open(part, ONWARD, dir_fd=above)
+            except OSError as error:
+                code = errno.ELOOP if os.path.islink(path) else error.errno or errno.EIO
+                raise OSError(code, os.strerror(code), path) from error
+            os.close(above)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def ignore(fs: FileSystem, path: str) -> None:
     """Add a file to the `.gitignore` of its directory, unless it is there."""
     directory, name = os.path.split(os.path.abspath(path.rstrip("/")))
     place = f"{directory}/.gitignore"
-    escaped = "".join(f"\\{each}" if each in "\\*?[ " else each for each in name)
-    with contextlib.suppress(FileNotFoundError), open(place, "rb") as file:
+    # git has no way to write the end of a line
+    escaped = "".join("?" if each in "\r\n" else f"\\{each}" if each in "\\*?[ " else each for each in name)
+    line = f"/{escaped}".encode("utf-8", "surrogateescape")
+    text = b""
+    if os.path.islink(place):  # as for git, which does not follow it
+        raise UsageError(f"{printable(place)} is a symbolic link", hint="git does not read it: make it a file")
+    with contextlib.suppress(FileNotFoundError), marker.open_regular(place) as file:
         text = file.read()
-        line = f"/{escaped}".encode("utf-8", "surrogateescape")
-        if line in text.splitlines():
-            return
+    if line not in text.splitlines():
         marker.replace(fs, place, text + (b"" if not text or text.endswith(b"\n") else b"\n") + line + b"\n")
-        return
-    marker.replace(fs, place, f"/{escaped}\n".encode("utf-8", "surrogateescape"))
 
 
 def digits_named(found: Iterable[Found]) -> set[str]:

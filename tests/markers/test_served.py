@@ -353,6 +353,18 @@ def test_entries_that_make_no_sense_are_refused(client: Cache, server: Server, p
         list(client.archive.entries())
 
 
+@pytest.mark.parametrize("length", [b"", b"Content-Length: " + b"9" * 5000 + b"\r\n"])
+def test_an_answer_without_an_end_is_refused(client: Cache, server: Server, length: bytes) -> None:
+    """A hostile server could send for ever, or end the command with a traceback."""
+    head = b'HTTP/1.1 200 OK\r\nETag: "%s"\r\n%s\r\n' % (DIGITS.encode(), length)
+    server.before("HEAD", *[archiveserver.garbage(head)] * 4)
+    server.before("GET", *[archiveserver.garbage(head + b"x" * 100)] * 4)
+    with pytest.raises(FetchFailed, match="not a server of an archive"):
+        client.archive.size(DIGITS)
+    with pytest.raises(FetchFailed, match="not a server of an archive"):
+        list(client.archive.pieces(DIGITS))
+
+
 def test_a_damaged_object_is_named_and_never_published(client: Cache, server: Server, data: Path) -> None:
     """A job would read a flipped bit; or a file would be taken for archived because the archive has a bad one."""
     id = client.files.add(str(data / "data.csv"), archive_only=True)
