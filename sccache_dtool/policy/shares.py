@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from sccache_dtool.disk.filesystem import Room
-from sccache_dtool.lots.model import DEFAULT, Lot, Lots, Question, Usage
+from sccache_dtool.lots.model import DEFAULT, LARGEST, Lot, Lots, Question, Usage
 from sccache_dtool.policy.rules import ENOUGH, UNKNOWN_LOT, Candidate, Kept, Plan, Rules, Sifted, in_order
 from sccache_dtool.policy.thresholds import LOT_ORDER, Goal, Limits, goal, spare
 
@@ -95,8 +95,8 @@ def choose(
     goal is reached once so many bytes and entries are gone; `beyond_dedicated`: if all this does not suffice, the rest
     goes in the given order.
     """
-    ledger = _Ledger(lots, used, enough)
     left = [(candidate, lot_of(candidate)) for candidate in eligible]
+    ledger = _Ledger(lots, used, enough, left)
     for question in order:
         for over in _rounds(ledger, lots, question, now):
             if question is not Question.DELETION and ledger.reached:
@@ -174,7 +174,7 @@ def reclaimable(shares: Shares, used: Mapping[str, Usage], idle: Mapping[str, in
         name: used.get(name, Usage()).plus(shares.reported.get(name, Usage())) for name in (one.name for one in lots)
     }
     size = {name: balance.total.bytes for name, balance in lots.balances(sums).items()}
-    ledger = _Ledger(lots, sums, lambda size, entries: False)
+    ledger = _Ledger(lots, sums, lambda size, entries: False, ())
     freely = set().union(
         *(lots.past(one, sums, now) for one in (Question.DELETION, Question.EXPIRATION) if one in shares.order)
     )
@@ -290,7 +290,19 @@ def _rounds(ledger: _Ledger, lots: Lots, question: Question, now: float) -> Iter
 class _Ledger:
     """What each lot has left while copies are chosen."""
 
-    def __init__(self, lots: Lots, used: Mapping[str, Usage], enough: Callable[[int, int], bool]) -> None:
+    def __init__(
+        self,
+        lots: Lots,
+        used: Mapping[str, Usage],
+        enough: Callable[[int, int], bool],
+        pairs: Iterable[tuple[Candidate, str]],
+    ) -> None:
+        """`pairs`: all copies that may go, with their lots."""
+        self._least: dict[str, int] = {}  # bytes of the smallest copy of a lot
+        for candidate, own in pairs:
+            size = candidate.bytes
+            if size < self._least.get(own, LARGEST):
+                self._least[own] = size
         self.go: list[Chosen] = []
         self._lots = lots
         self._enough = enough
@@ -339,15 +351,15 @@ class _Ledger:
         return False
 
     def has_given_all(self, own: str, over: _Over, question: Question) -> bool:
-        """Whether nothing more of a lot can go in a round, whatever its size is: what lots have only becomes less."""
+        """Whether not even the smallest copy of a lot can go in a round: what lots have only becomes less."""
         if question in (Question.DELETION, Question.EXPIRATION):
             return False
-        if over.spares_dedicated and self._size[own] < self._lots[own].dedicated:
+        least = self._least.get(own, 0)
+        if over.spares_dedicated and self._size[own] - least < self._lots[own].dedicated:
             return True
-        up = self.up[own]
-        if question is not Question.OBJECTS and any(self._size[name] < self.share[name] for name in up):
+        if question is not Question.OBJECTS and not self._leaves_shares(own, least):
             return True
-        return not any(name in over.names and self.is_over(self._lots[name], question) for name in up)
+        return not any(name in over.names and self.is_over(self._lots[name], question) for name in self.up[own])
 
     def takes_any(self, pair: tuple[Candidate, str]) -> bool:
         """Whether a copy goes although it is within dedicated space."""
