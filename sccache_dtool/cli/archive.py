@@ -151,10 +151,10 @@ def find_orphans(call: Invocation, directories: tuple[str, ...], delete: bool, y
     """
     if not directories:
         raise UsageError("name the projects that use the archive", hint="--markers DIR, once for each of them")
+    named = tree.digits_named(tree.find(directories))
     access = files_of(call)
     if delete:
         access.archive.require_removal()
-    named = tree.digits_named(tree.find(directories))
     for marked in [one.marked for one in tree.find(directories) if one.marked and one.marked.marker.directory]:
         named |= {each.sha256 for _, each in access.entries(marked.marker)}
     found = list(orphans.find(access.archive, named))
