@@ -2,9 +2,8 @@
 # report.sh CACHE ADDRESS...
 #
 # For cron. Mails a report on CACHE to each ADDRESS: the summary as text, and the page attached. It needs the extra
-# `report` and a sendmail. If the report cannot be made, nothing is mailed, the
-# error is printed, and cron mails that. The exit code is that of `sc-dtool`, or of sendmail. $SC_DTOOL_FROM, if it is
-# set, is the sender.
+# `report` and a sendmail. If the report cannot be made, nothing is mailed, the error is printed, and cron mails that.
+# The exit code is that of `sc-dtool`, or of sendmail. $SC_DTOOL_FROM, if it is set, is the sender.
 cache=${1:?"usage: report.sh CACHE ADDRESS..."}
 shift
 : "${1:?"usage: report.sh CACHE ADDRESS..."}"

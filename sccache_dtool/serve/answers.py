@@ -98,7 +98,7 @@ _ANYWHERE = (400, 401, 403, 408, 413, 500, 503)
 
 def errors(*codes: int) -> dict[int | str, dict[str, Any]]:
     """The errors of a route, for its documentation: those of all routes, and `codes`."""
-    # A reference and not a model: FastAPI would build a validator for each code of each route, at every start.
+    # One schema for all of them, which the application adds.
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Error.__name__}"}}}
     return {code: {"content": content, "description": MEANINGS[code]} for code in sorted({*_ANYWHERE, *codes})}
 
