@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from cli.tool import SCRIPTS
 from sccache_dtool.cache import Cache
 from test_docs import ROOT, blocks
 
-#: The id that the page has as an example.
-EXAMPLE = "sha256:5d41402abc4b2a76b9719d911017c592ae4b7e1ac0fe2f1f9f0a8d3bb1c6e7d2"
 
-
+@pytest.mark.skipif(shutil.which("jq") is None, reason="needs jq, which the page uses to read a marker")
 def test_the_page_on_large_files(tmp_path: Path) -> None:
     """A lab that follows the page would meet an error on the way, or the clone would be without its files."""
     cache, study, other = tmp_path / "cache", tmp_path / "study", tmp_path / "elsewhere"
@@ -29,7 +29,6 @@ def test_the_page_on_large_files(tmp_path: Path) -> None:
         "/tank/archive": f"{tmp_path}/archive",
         "/shared/lab/cache": str(cache),
         "https://example.org/study.git": f"{tmp_path}/study.git",
-        EXAMPLE: f"sha256:{hashlib.sha256(content).hexdigest()}",
         "git clone": f"cd {other}\ngit clone",
     }
 
