@@ -31,8 +31,8 @@ MANY = 100 if FULL else 40
 MOST_OF_MANY = {
     "use --from of {}": 3,  # which copies there are, the lease, and the link
     "unuse of a set of {}": 2,  # the end of the lease, and the link
-    "{} x lock get": 7,
-    "lock ls of {}": 4,
+    "{} x lock get": 8,  # of which one is a heartbeat, before the lock is handed out
+    "lock ls of {}": 5,
     "lock ls --session of {}": 2,
     "session rm of {}": 10,
 }
