@@ -82,7 +82,7 @@ class _Sight(NamedTuple):
     """
 
     lots: tuple[str, ...]  # as `table.stamp`
-    evicted: int  # when something was last put into the trash, or deleted there, in nanoseconds
+    evicted: frozenset[str]  # the names of cleanings, and those in the trash; two changes may have the same time
 
 
 class _Found(NamedTuple):
@@ -375,13 +375,9 @@ class Cleaner:
         return rules, merge(items.survey(self._store, self._pool, functools.partial(sift, rules, now)))
 
     def _sight(self) -> _Sight:
-        store = self._store
-        store.fs.look_anew(store.layout.trash)
-        try:
-            evicted = store.fs.lstat(store.layout.trash).st_mtime_ns
-        except FileNotFoundError:
-            evicted = 0
-        return _Sight(table.stamp(store), evicted)
+        fs, layout = self._store.fs, self._store.layout
+        names = *fs.names_if_any(layout.trash), *fs.names_if_any(layout.cleanings)
+        return _Sight(table.stamp(self._store), frozenset(names))
 
     def _prepare(self, rules: Rules, now: float) -> Rules:
         rules = rules._replace(pinned=pins.pinned(self._store, now))
