@@ -32,7 +32,10 @@ def said(pid: int) -> str:
     """Wait for the next line that a started process prints."""
     out = _children[pid].stdout
     assert out is not None
-    return out.readline()
+    line = b""
+    while not line.endswith(b"\n") and (one := os.read(out.fileno(), 1)):  # what follows is left to `wait`
+        line += one
+    return line.decode()
 
 
 def wait(pid: int) -> list[object]:
